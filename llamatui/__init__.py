@@ -1,0 +1,33 @@
+"""llamatui: stories and chats with Llama-family models on your own CPU.
+
+    >>> import llamatui
+    >>> model = llamatui.load("stories260K.bin")
+    >>> print(llamatui.generate(model, "Once upon a time", temperature=0, max_tokens=50))
+"""
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llamatui.app.model import LoadedModel
+
+__version__ = version("llamatui")
+__all__ = ["__version__", "generate", "load"]
+
+
+def load(path: str, **options: Any) -> "LoadedModel":
+    """Opens a model; see `llamatui.app.model.load_model` for the options and errors."""
+    from llamatui.app.model import load_model
+
+    return load_model(path, **options)
+
+
+def generate(model: "LoadedModel", prompt: str = "", *, max_tokens: int = 256, **sampling: Any) -> str:
+    """The text that `model` puts behind `prompt`; `sampling` as in `llamatui.app.sampler.Sampling`."""
+    from llamatui.app.engine import Limits, Session
+    from llamatui.app.sampler import Sampler, Sampling
+
+    ids = model.tokenizer.encode(prompt, bos=model.tokenizer.adds_bos)
+    limits = Limits(max_new_tokens=max_tokens, stop_ids=model.stop_ids)
+    generation = Session(model.backend).start(ids, Sampler(Sampling(**sampling)), limits)
+    return model.tokenizer.decode([record.id for record in generation], after=ids[-1])

@@ -1,0 +1,137 @@
+"""The readable reference: Llama in fp32 with NumPy, all heads and positions at once.
+
+Prefill is matrix-matrix work for BLAS, decode is matrix-vector. Every step writes its shapes.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from llamatui.backends.base import Backend, FloatArray, KVCache
+from llamatui.backends.checkpoint import Checkpoint
+from llamatui.backends.q8_0 import Q8Tensor
+from llamatui.backends.rope import rope_table
+
+ATTENTION_BYTES = 64 << 20  # bound on the scores of one block of queries
+
+
+class NumpyBackend(Backend):
+    """Runs checkpoint versions 0, 1 and 2.
+
+    Memory beside the KV cache: fp32 files are used in place, memory-mapped. Version 2 is dequantized tensor
+    by tensor when first touched and kept, so at its peak it holds 4 bytes a weight, next to the mapped file
+    of about 1.06 bytes a weight; the embedding is dequantized row by row unless the classifier shares it.
+    Activations of a chunk add about 4 · prefill_chunk · (4 dim + 3 hidden_dim) bytes and 64 MB of scores.
+    """
+
+    name = "numpy"
+    description = "fp32, pure NumPy: the readable reference"
+
+    def __init__(self, checkpoint: Checkpoint, threads: int) -> None:
+        super().__init__(checkpoint, threads)
+        self._weights: dict[tuple[str, int], FloatArray] = {}
+        self._rope = rope_table(self.config, 0)  # cos, sin: (positions so far, head_dim / 2)
+        self._norms = {name: checkpoint.fp32(name) for name in ("attention_norm", "ffn_norm", "norm")}
+
+    def _w(self, name: str, layer: int = -1) -> FloatArray:
+        """(out, in) weights of one layer, dequantized on first use."""
+        w = self._weights.get((name, layer))
+        if w is None:
+            tensor = self.checkpoint.tensors[name]
+            part = tensor if layer < 0 else tensor[layer]
+            w = part.dequantize() if isinstance(part, Q8Tensor) else part
+            self._weights[name, layer] = w
+        return w
+
+    def _embed(self, ids: npt.NDArray[np.int64]) -> FloatArray:
+        """(n, dim) rows of the embedding."""
+        rows = self.checkpoint.tensors["tok_embeddings"][ids]
+        return rows.dequantize() if isinstance(rows, Q8Tensor) else rows
+
+    def _forward(self, tokens: npt.NDArray[np.int64], cache: KVCache, all_positions: bool) -> FloatArray:
+        # exp(-x) of a very negative x is inf, and 1 / (1 + inf) is the 0 that SwiGLU means.
+        with np.errstate(over="ignore"):
+            return self._layers(tokens, cache, all_positions)
+
+    def _layers(self, tokens: npt.NDArray[np.int64], cache: KVCache, all_positions: bool) -> FloatArray:
+        c = self.config
+        n, start = tokens.size, cache.length
+        end = start + n
+        if len(self._rope[0]) < end:
+            self._rope = rope_table(c, cache.capacity)
+        cos, sin = self._rope[0][start:end, None], self._rope[1][start:end, None]  # (n, 1, head_dim / 2)
+        x = self._embed(tokens)  # (n, dim)
+        for layer in range(c.n_layers):
+            h = rms_norm(x, self._norms["attention_norm"][layer], c.norm_eps)  # (n, dim)
+            q = linear(h, self._w("wq", layer)).reshape(n, c.n_heads, c.head_dim)
+            k = linear(h, self._w("wk", layer)).reshape(n, c.n_kv_heads, c.head_dim)
+            v = linear(h, self._w("wv", layer)).reshape(n, c.n_kv_heads, c.head_dim)
+            keys, values = cache.keys[layer], cache.values[layer]  # (n_kv_heads, capacity, head_dim)
+            keys[:, start:end] = rotate(k, cos, sin).transpose(1, 0, 2)
+            values[:, start:end] = v.transpose(1, 0, 2)
+            h = attention(rotate(q, cos, sin), keys[:, :end], values[:, :end])  # (n, dim)
+            x = x + linear(h, self._w("wo", layer))  # (n, dim)
+            h = rms_norm(x, self._norms["ffn_norm"][layer], c.norm_eps)  # (n, dim)
+            gate = linear(h, self._w("w1", layer))  # (n, hidden_dim)
+            gate *= 1 / (1 + np.exp(-gate))  # SiLU
+            gate *= linear(h, self._w("w3", layer))  # (n, hidden_dim)
+            x += linear(gate, self._w("w2", layer))  # (n, dim)
+        cache.length = end
+        if not all_positions:
+            x = x[-1:]  # (1, dim)
+        logits = linear(rms_norm(x, self._norms["norm"], c.norm_eps), self._w("wcls"))  # (n or 1, vocab_size)
+        return logits if all_positions else logits[0]
+
+
+def linear(x: FloatArray, w: FloatArray) -> FloatArray:
+    """x (n, in) times w (out, in) transposed: (n, out)."""
+    # One row goes to BLAS as a matrix-vector product, which gemm would do slower.
+    return (w @ x[0])[None] if len(x) == 1 else x @ w.T
+
+
+def rms_norm(x: FloatArray, weight: FloatArray, eps: float) -> FloatArray:
+    """RMSNorm (arXiv:1910.07467) over the last axis: x (n, dim), weight (dim,)."""
+    mean_square = np.einsum("nd,nd->n", x, x) / np.float32(x.shape[-1])  # (n,)
+    scale = 1 / np.sqrt(mean_square + np.float32(eps))  # (n,)
+    return weight * (x * scale[:, None])
+
+
+def rotate(x: FloatArray, cos: FloatArray, sin: FloatArray) -> FloatArray:
+    """Rotates neighbouring pairs of x (n, heads, head_dim) by angles of cos, sin (n, 1, head_dim / 2)."""
+    even, odd = x[..., 0::2], x[..., 1::2]  # (n, heads, head_dim / 2)
+    out = np.empty_like(x)
+    out[..., 0::2] = even * cos - odd * sin
+    out[..., 1::2] = even * sin + odd * cos
+    return out
+
+
+def attention(q: FloatArray, keys: FloatArray, values: FloatArray) -> FloatArray:
+    """Causal grouped-query attention of the last n positions over all of them.
+
+    Args:
+        q: (n, n_heads, head_dim)
+        keys, values: (n_kv_heads, positions, head_dim), the n new positions included.
+
+    Returns:
+        (n, n_heads * head_dim)
+    """
+    n, n_heads, head_dim = q.shape
+    n_kv_heads, positions, _ = keys.shape
+    group = n_heads // n_kv_heads  # query heads that share a key
+    start = positions - n
+    out = np.empty((n, n_kv_heads, group, head_dim), np.float32)
+    block = max(1, ATTENTION_BYTES // (4 * n_heads * positions))
+    scaled = q.reshape(n, n_kv_heads, group, head_dim) * np.float32(1 / np.sqrt(head_dim))
+    for first in range(0, n, block):
+        last = min(first + block, n)
+        m, seen = last - first, start + last  # queries of this block, keys that any of them may see
+        qs = scaled[first:last].transpose(1, 2, 0, 3)  # (n_kv_heads, group, m, head_dim)
+        scores = qs.reshape(n_kv_heads, group * m, head_dim) @ keys[:, :seen].transpose(0, 2, 1)
+        if m > 1:
+            mask = np.arange(seen) > np.arange(start + first, start + last)[:, None]  # (m, seen): the future
+            scores.reshape(n_kv_heads, group, m, seen)[:, :, mask] = -np.inf
+        scores -= scores.max(axis=-1, keepdims=True)
+        np.exp(scores, out=scores)
+        scores /= scores.sum(axis=-1, keepdims=True)  # (n_kv_heads, group * m, seen)
+        mixed = (scores @ values[:, :seen]).reshape(n_kv_heads, group, m, head_dim)
+        out[first:last] = mixed.transpose(2, 0, 1, 3)  # (m, n_kv_heads, group, head_dim)
+    return out.reshape(n, n_heads * head_dim)

@@ -1,0 +1,1 @@
+"""Any source to llamatui checkpoints and back (not built yet)."""

@@ -1,0 +1,1 @@
+"""TinyStories from raw text to a model (not built yet)."""
