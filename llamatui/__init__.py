@@ -1,18 +1,24 @@
 """llamatui: stories and chats with Llama-family models on your own CPU.
 
-    >>> import llamatui
-    >>> model = llamatui.load("stories260K.bin")
-    >>> print(llamatui.generate(model, "Once upon a time", temperature=0, max_tokens=50))
+>>> import llamatui
+>>> model = llamatui.load("stories260K.bin")
+>>> print(llamatui.generate(model, "Once upon a time", temperature=0, max_tokens=50))
 """
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llamatui.app.model import LoadedModel
 
-__version__ = version("llamatui")
-__all__ = ["__version__", "generate", "load"]
+__all__ = ["generate", "load"]
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from importlib.metadata import version  # slow to import: half the time of --help
+
+        return version("llamatui")
+    raise AttributeError(name)
 
 
 def load(path: str, **options: Any) -> "LoadedModel":

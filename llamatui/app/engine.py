@@ -1,8 +1,8 @@
 """The one generation loop: terminal app, `generate`, plain chat and benchmarks all use it.
 
 A `Session` owns tokens and their KV cache. `start(prompt, ...)` gives a `Generation`: iterate over it and it
-yields a `TokenRecord` per new token. The session keeps whatever prefix of the next prompt it already holds, so
-going on, retrying, editing and branching cost only what is new.
+yields a `TokenRecord` per new token. The session keeps whatever prefix of the next prompt it already holds,
+so going on, retrying, editing and branching cost only what is new.
 """
 
 import threading
@@ -47,7 +47,7 @@ class Limits:
     """When to stop, and what to measure."""
 
     max_new_tokens: int | None = None
-    """None: until the context is full."""
+    """None: until the context is full, or has been filled once over under "shift"."""
     stop_ids: frozenset[int] = frozenset()
     """Ids that end the text; they are not yielded."""
     overflow: OverflowPolicy = "stop"
@@ -117,7 +117,10 @@ class Session:
         self.backend = backend
 
     def start(
-        self, prompt: Sequence[int], sampler: Sampler, limits: Limits = Limits()  # noqa: B008 (frozen)
+        self,
+        prompt: Sequence[int],
+        sampler: Sampler,
+        limits: Limits = Limits(),
     ) -> "Generation":
         """Makes `prompt` the session's tokens and returns the generation that goes on from it.
 
@@ -171,6 +174,9 @@ class Generation:
         if not self.prompt:
             raise ValueError("a prompt needs at least one token")
         self._cancelled = threading.Event()
+        self._max_new = self.limits.max_new_tokens
+        if self._max_new is None and self.limits.overflow == "shift":
+            self._max_new = self.session.context  # a model that never ends its text must not run forever
         self._stopped = False
         room = self.session.context
         if len(self.prompt) > room:
@@ -210,7 +216,7 @@ class Generation:
             self.finish_reason = "cancelled"
             return
         while True:
-            if limits.max_new_tokens is not None and len(self.new_tokens) >= limits.max_new_tokens:
+            if self._max_new is not None and len(self.new_tokens) >= self._max_new:
                 self.finish_reason = "length"
                 return
             token = self.sampler.sample(logits, session.tokens)
@@ -228,7 +234,7 @@ class Generation:
             if self._stopped:
                 self.finish_reason = "stop"
                 return
-            if len(self.new_tokens) == limits.max_new_tokens:
+            if len(self.new_tokens) == self._max_new:
                 continue  # its logits are not needed
             if session.cache.length >= session.context:
                 if limits.overflow == "error":
@@ -251,7 +257,9 @@ class Generation:
             if self._cancelled.is_set():
                 return None
             at = session.cache.length
-            logits = session.backend.forward(session.tokens[at : at + session.backend.prefill_chunk], session.cache)
+            logits = session.backend.forward(
+                session.tokens[at : at + session.backend.prefill_chunk], session.cache
+            )
             if not self.new_tokens:
                 self.processed = self.timings.prefill_tokens = session.cache.length - self.cached_tokens
         return logits

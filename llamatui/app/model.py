@@ -38,7 +38,7 @@ class LoadedModel:
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Ids that end a text: those of the file, the vocabulary's end ids, and BOS, which starts another text."""
+        """Ids that end a text: the file's, the vocabulary's, and BOS, with which another text begins."""
         bos = {self.tokenizer.bos_id} - {-1}
         return self.tokenizer.eos_ids | bos | frozenset(self.checkpoint.config.eos_ids)
 
@@ -76,7 +76,11 @@ def load_model(
     checkpoint = Checkpoint(path)
     config = checkpoint.config
     progress("loading the tokenizer")
-    found = Path(tokenizer) if tokenizer else find_tokenizer(checkpoint.path, config.vocab_size, user_tokenizers())
+    found = (
+        Path(tokenizer)
+        if tokenizer
+        else find_tokenizer(checkpoint.path, config.vocab_size, user_tokenizers())
+    )
     if found is None:
         raise ModelError(
             f"{checkpoint.path}: no tokenizer of {config.vocab_size} tokens is next to the model",
@@ -84,7 +88,9 @@ def load_model(
         )
     loaded = load_tokenizer(found, config.vocab_size)
     progress("preparing the backend")
-    return LoadedModel(checkpoint, loaded, found, create_backend(backend or DEFAULT, checkpoint, threads), chat_format)
+    return LoadedModel(
+        checkpoint, loaded, found, create_backend(backend or DEFAULT, checkpoint, threads), chat_format
+    )
 
 
 def user_tokenizers() -> Path:

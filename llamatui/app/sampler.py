@@ -83,7 +83,8 @@ class Sampler:
         best = int(logits.argmax())
         if not np.isfinite(logits[best]):
             raise BackendError(
-                "the model produced values that are not numbers", "its weights are damaged: get the file again"
+                "the model produced values that are not numbers",
+                "its weights are damaged: get the file again",
             )
         if s.temperature == 0:
             return best
@@ -101,7 +102,9 @@ class Sampler:
             return logits
         ids = np.unique(np.asarray(recent[-REPEAT_WINDOW:], np.int64))
         logits = logits.copy()
-        logits[ids] = np.where(logits[ids] > 0, logits[ids] / np.float32(penalty), logits[ids] * np.float32(penalty))
+        logits[ids] = np.where(
+            logits[ids] > 0, logits[ids] / np.float32(penalty), logits[ids] * np.float32(penalty)
+        )
         return logits
 
     def _probabilities(self, logits: FloatArray) -> FloatArray:
@@ -113,10 +116,11 @@ class Sampler:
             x[x < np.partition(x, -s.top_k)[-s.top_k]] = -np.inf
         if s.min_p > 0:
             x[x < np.log(np.float32(s.min_p))] = -np.inf
-        # glibc's expf is correctly rounded but for rare cases; NumPy's float32 exp is not, its float64 one is.
+        # glibc's expf is correctly rounded but for rare cases. NumPy's is not, except by way of float64.
         x = np.exp(x.astype(np.float64)).astype(np.float32)
         total = np.cumsum(x)[-1]  # sequential float32, as the loop in C
-        return x / total
+        x /= total
+        return x
 
     def _nucleus(self, probabilities: FloatArray, coin: np.float32, best: int) -> int:
         top_p = np.float32(self.settings.top_p)

@@ -34,7 +34,7 @@ class KVCache:
 
     @property
     def capacity(self) -> int:
-        return self.keys.shape[2]
+        return int(self.keys.shape[2])
 
     def reserve(self, n: int) -> None:
         """Makes room for `n` more positions.

@@ -189,8 +189,12 @@ def check_config(config: ModelConfig, where: str) -> None:
     require(c.vocab_size > 1, f"vocab_size must be at least 2, found {c.vocab_size}")
     require(c.dim % c.n_heads == 0, f"dim {c.dim} is not divisible by n_heads {c.n_heads}")
     require(c.head_dim % 2 == 0, f"head_dim {c.head_dim} (dim / n_heads) must be even for RoPE")
-    require(c.n_heads % c.n_kv_heads == 0, f"n_heads {c.n_heads} is not divisible by n_kv_heads {c.n_kv_heads}")
-    require(math.isfinite(c.rope_theta) and c.rope_theta > 0, f"rope_theta must be positive, found {c.rope_theta}")
+    require(
+        c.n_heads % c.n_kv_heads == 0, f"n_heads {c.n_heads} is not divisible by n_kv_heads {c.n_kv_heads}"
+    )
+    require(
+        math.isfinite(c.rope_theta) and c.rope_theta > 0, f"rope_theta must be positive, found {c.rope_theta}"
+    )
     require(0 <= c.norm_eps < 1, f"norm_eps must be in 0..1, found {c.norm_eps}")
     if c.rope_scaling:
         s = c.rope_scaling
@@ -260,7 +264,9 @@ def parse_header(header: bytes, where: str) -> tuple[int, ModelConfig]:
         if header.startswith(magic):
             raise CheckpointError(f"{where}: expected a .bin checkpoint, found {kind}", hint)
     if len(header) < LEGACY_HEADER.size:
-        raise CheckpointError(f"{where}: expected a header of 28 or 256 bytes, found {len(header)} bytes", hint)
+        raise CheckpointError(
+            f"{where}: expected a header of 28 or 256 bytes, found {len(header)} bytes", hint
+        )
     if struct.unpack_from("<I", header)[0] != MAGIC:
         dim, hidden, layers, heads, kv_heads, vocab, seq_len = LEGACY_HEADER.unpack_from(header)
         config = ModelConfig(
@@ -269,11 +275,13 @@ def parse_header(header: bytes, where: str) -> tuple[int, ModelConfig]:
         check_config(_with_default_theta(config), where)
         return 0, _with_default_theta(config)
     if len(header) < HEADER_SIZE:
-        raise CheckpointError(f"{where}: expected a header of 256 bytes, found {len(header)}", "the file is truncated")
+        raise CheckpointError(
+            f"{where}: expected a header of 256 bytes, found {len(header)}", "the file is truncated"
+        )
     _, version, *numbers, shared = HEADER.unpack_from(header)
     if version not in (1, 2):
         raise CheckpointError(f"{where}: expected checkpoint version 0, 1 or 2, found {version}", hint)
-    config = _with_default_theta(ModelConfig(*numbers, shared_classifier=shared != 0))
+    config = _with_default_theta(replace(ModelConfig(*numbers), shared_classifier=shared != 0))
     if version == 2:
         (group_size,) = GROUP_SIZE.unpack_from(header, HEADER.size)
         if group_size <= 0:
@@ -308,7 +316,9 @@ class Checkpoint:
         where = str(self.path)
         try:
             if self.path.is_dir():
-                raise CheckpointError(f"{where}: expected a model file, found a folder", "give the .bin file in it")
+                raise CheckpointError(
+                    f"{where}: expected a model file, found a folder", "give the .bin file in it"
+                )
             if not self.path.is_file() and self.path.exists():
                 raise CheckpointError(f"{where}: expected a regular file, found a device or pipe")
             with self.path.open("rb") as file:
@@ -322,7 +332,9 @@ class Checkpoint:
                 # Advice is kept to the default: readahead suits the first pass, and pages stay shared.
                 mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
-            raise CheckpointError(f"{where}: no such file", "check the path; `llamatui generate --help` has examples") from None
+            raise CheckpointError(
+                f"{where}: no such file", "check the path; `llamatui generate --help` has examples"
+            ) from None
         except OSError as error:
             raise CheckpointError(f"{where}: cannot be read: {error.strerror}") from error
         self.tensors = {spec.name: _map_tensor(mapping, spec) for spec in layout if spec.name != "rope_freqs"}

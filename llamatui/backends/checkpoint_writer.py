@@ -117,7 +117,12 @@ def _header(config: ModelConfig, version: int) -> bytes:
 
 
 def _write_tensor(
-    file: BinaryIO, spec: TensorSpec, layer: int, config: ModelConfig, source: TensorSource, report: WriteReport
+    file: BinaryIO,
+    spec: TensorSpec,
+    layer: int,
+    config: ModelConfig,
+    source: TensorSource,
+    report: WriteReport,
 ) -> None:
     if spec.name == "rope_freqs":
         cos, sin = rope_table(config, config.max_seq_len)

@@ -92,7 +92,9 @@ def rms_norm(x: FloatArray, weight: FloatArray, eps: float) -> FloatArray:
     """RMSNorm (arXiv:1910.07467) over the last axis: x (n, dim), weight (dim,)."""
     mean_square = np.einsum("nd,nd->n", x, x) / np.float32(x.shape[-1])  # (n,)
     scale = 1 / np.sqrt(mean_square + np.float32(eps))  # (n,)
-    return weight * (x * scale[:, None])
+    h: FloatArray = x * scale[:, None]  # (n, dim)
+    h *= weight
+    return h
 
 
 def rotate(x: FloatArray, cos: FloatArray, sin: FloatArray) -> FloatArray:

@@ -25,7 +25,7 @@ class Q8Tensor:
 
     @property
     def group_size(self) -> int:
-        return self.q.shape[-1] // self.scale.shape[-1]
+        return int(self.q.shape[-1] // self.scale.shape[-1])
 
     def __getitem__(self, index: "int | npt.NDArray[np.int64]") -> "Q8Tensor":
         """Picks along the first axis: a layer, or rows of an embedding."""
@@ -33,7 +33,9 @@ class Q8Tensor:
 
     def dequantize(self) -> FloatArray:
         """float32 values, (..., rows, cols): 4 bytes a weight, newly allocated."""
-        groups = self.q.reshape(*self.scale.shape, self.group_size).astype(np.float32)  # (..., rows, groups, gs)
+        groups = self.q.reshape(*self.scale.shape, self.group_size).astype(
+            np.float32
+        )  # (..., rows, groups, gs)
         groups *= self.scale[..., None]
         return groups.reshape(self.q.shape)  # (..., rows, cols)
 

@@ -29,7 +29,9 @@ def backend_class(name: str) -> type[Backend]:
     if target is None:
         found = [entry.value for entry in entry_points(group="llamatui.backends") if entry.name == name]
         if not found:
-            raise BackendError(f"no backend is called {name!r}", f"choose one of: {', '.join(backend_names())}")
+            raise BackendError(
+                f"no backend is called {name!r}", f"choose one of: {', '.join(backend_names())}"
+            )
         target = found[0]
     module, _, attribute = target.partition(":")
     try:

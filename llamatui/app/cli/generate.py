@@ -1,0 +1,268 @@
+"""`llamatui generate`: text to stdout, numbers to stderr, or one JSON object."""
+
+import json as json_library
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llamatui.app.cli import loading, options
+from llamatui.app.cli.terminal import printable, read_text
+from llamatui.app.config import Settings
+from llamatui.errors import LlamatuiError, UsageError
+
+if TYPE_CHECKING:
+    from llamatui.app.engine import Generation
+    from llamatui.app.model import LoadedModel
+
+DEFAULT_POSITIONS = 256  # run.c's
+
+
+def generate(
+    model: options.Model = None,
+    prompt: Annotated[
+        str | None, typer.Option("-i", "--prompt", help="Text to go on from; - reads stdin.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "-f", "--file", help="File with the prompt; - is stdin. One newline at its end is dropped."
+        ),
+    ] = None,
+    system: options.System = None,
+    tokenizer: options.Tokenizer = None,
+    backend: options.Backend = None,
+    threads: options.Threads = None,
+    chat_format: options.ChatFormat = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    seed: options.Seed = None,
+    top_k: options.TopK = None,
+    min_p: options.MinP = None,
+    repeat_penalty: options.RepeatPenalty = None,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "-n", min=0, help="Positions to run, prompt included, 0 fills the context; default: 256."
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=0, help="New tokens at most; default: no limit but -n.")
+    ] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends it; may be repeated.")] = None,
+    context: options.Context = None,
+    overflow: options.Overflow = None,
+    special: Annotated[bool, typer.Option("--special", help="Parse special tokens in the prompt.")] = False,
+    json: options.Json = False,
+    stream: Annotated[
+        str | None, typer.Option(help="`jsonl`: a JSON line for the start, each piece, and the end.")
+    ] = None,
+    logprobs: Annotated[
+        int | None,
+        typer.Option(min=0, max=1000, help="With JSON: every token with its logprob and N alternatives."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No numbers on stderr.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="More on stderr.")] = False,
+) -> None:
+    """Generate text, like llama2.c's run: same checkpoint, flags and seed give the same tokens.
+
+    Example: llamatui generate stories260K.bin -i "Once upon a time" -t 0.8 -s 42
+    """
+    if stream not in (None, "jsonl"):
+        raise UsageError(f"--stream knows jsonl, found {stream!r}")
+    if logprobs is not None and not (json or stream):
+        raise UsageError("--logprobs needs --json or --stream jsonl")
+    output = Output(json, stream is not None, quiet, verbose)
+    text = ""
+    mode = "generate" if system is None else "chat"
+    try:
+        text = read_prompt(prompt, file)
+        flags = {
+            "tokenizer": tokenizer, "backend": backend, "threads": threads, "chat_format": chat_format,
+            "temperature": temperature, "top_p": top_p, "seed": seed, "top_k": top_k, "min_p": min_p,
+            "repeat_penalty": repeat_penalty, "context": context, "overflow": overflow,
+        }  # fmt: skip
+        run(
+            loading.settings_from(model, **flags),
+            text,
+            system,
+            n,
+            max_tokens,
+            stop or [],
+            special,
+            logprobs,
+            output,
+        )
+    except LlamatuiError as error:
+        if (json or stream) and not output.ended:
+            from llamatui.app.result import failure_json
+
+            output.end(failure_json(text, mode, error))
+        raise
+
+
+def read_prompt(prompt: str | None, file: Path | None) -> str:
+    if prompt is not None and file is not None:
+        raise UsageError("give the prompt by -i or by -f, not both")
+    if file is not None and str(file) != "-":
+        return read_text(file)
+    return read_text(None) if prompt == "-" or file is not None else prompt or ""
+
+
+@dataclass
+class Output:
+    """stdout is data: text as it comes, or JSON. stderr is narration."""
+
+    json: bool
+    jsonl: bool
+    quiet: bool
+    verbose: bool
+    ended: bool = False
+
+    def text(self, piece: str) -> None:
+        if not (self.json or self.jsonl):
+            sys.stdout.write(printable(piece) if sys.stdout.isatty() else piece)
+            sys.stdout.flush()
+
+    def event(self, kind: str, content: dict[str, Any]) -> None:
+        if self.jsonl:
+            print(json_library.dumps({"event": kind, **content}, ensure_ascii=False), flush=True)
+
+    def end(self, content: dict[str, Any]) -> None:
+        self.ended = True
+        self.event("end", content)
+        if self.json and not self.jsonl:
+            print(json_library.dumps(content, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+
+    def note(self, line: str, *, detail: bool = False) -> None:
+        if not self.quiet and (self.verbose or not detail):
+            print(line, file=sys.stderr)
+
+
+def run(
+    settings: Settings,
+    text: str,
+    system: str | None,
+    n: int | None,
+    max_tokens: int | None,
+    stops: list[str],
+    special: bool,
+    logprobs: int | None,
+    output: Output,
+) -> None:
+    """Loads, generates and prints; exits with 130 if it was interrupted."""
+    sampling = loading.sampling(settings)  # a wrong value is told before a model is loaded
+    overflow = loading.overflow_policy(settings, "stop")
+    from llamatui.app.cli.interrupt import INTERRUPTED, cancel_on_interrupt
+    from llamatui.app.engine import Limits, Session
+    from llamatui.app.result import Result, token_json
+    from llamatui.app.sampler import Sampler
+    from llamatui.app.text_stream import StopMatcher, stream_text
+
+    began = time.perf_counter()
+    model = loading.load(settings)
+    result = Result(text, "generate" if system is None else "chat", load_s=time.perf_counter() - began)
+    ids, stop_ids, keep = prompt_ids(model, text, system, special)
+    result.prompt_ids = ids
+    session = Session(model.backend, settings.context or None)
+    room = None if overflow == "shift" else session.context
+    max_new = new_token_limit(n, max_tokens, len(ids), room)
+    limits = Limits(max_new, stop_ids, overflow, keep, logprobs)
+    output.note(f"{model.path}: {describe(model)}", detail=True)
+    output.note(f"tokenizer {model.tokenizer_path} ({model.tokenizer.format})", detail=True)
+    sampler = Sampler(sampling)
+    generation = session.start(ids, sampler, limits)
+    if generation.dropped_tokens:
+        result.warnings.append(f"the prompt did not fit: {generation.dropped_tokens} tokens were dropped")
+    elif len(ids) > session.context:
+        result.warnings.append(
+            f"the prompt has {len(ids)} tokens, the context only {session.context}: nothing was generated"
+        )
+    elif max_new == 0:
+        result.warnings.append(f"the prompt fills the {len(ids) - 1} positions of -n: nothing was generated")
+    for warning in result.warnings:
+        output.note(f"warning: {warning}")
+    result.records = None if logprobs is None else []
+    matcher = StopMatcher(stops)
+    if output.jsonl:
+        output.event("start", {**result.header(model), "prompt": text})
+    if system is None:
+        output.text(text)
+    failure: LlamatuiError | None = None
+    with cancel_on_interrupt(generation):
+        try:
+            for record, piece in stream_text(generation, model.tokenizer, matcher):
+                result.text += piece
+                output.text(piece)
+                delta: dict[str, Any] = {"text": piece}
+                if record and result.records is not None:
+                    result.records.append(record)
+                    delta["token"] = token_json(model.tokenizer, record)
+                output.event("delta", delta)
+        except LlamatuiError as error:
+            failure = error
+    result.stop_sequence = matcher.matched
+    output.text("\n")
+    if output.json or output.jsonl:
+        output.end(result.as_json(model, sampler, generation, failure))
+    output.note(summary(model, generation))
+    if failure:
+        raise failure
+    if generation.finish_reason == "cancelled":
+        raise typer.Exit(INTERRUPTED)
+
+
+def prompt_ids(
+    model: "LoadedModel", text: str, system: str | None, special: bool
+) -> tuple[list[int], frozenset[int], int]:
+    """(ids, ids that stop, leading ids that a shift keeps) of a plain prompt, or of a chat turn."""
+    tokenizer = model.tokenizer
+    if system is None:
+        ids = tokenizer.encode(text, bos=tokenizer.adds_bos, special=special)
+        # A model needs something to go on from, also where a vocabulary does not begin texts with BOS.
+        return ids or [max(tokenizer.bos_id, 0)], model.stop_ids, int(tokenizer.adds_bos)
+    from llamatui.tokenizers.chat_formats import Message
+
+    messages = [Message("system", system), Message("user", text)] if system else [Message("user", text)]
+    form = model.chat_format
+    return (
+        form.render(tokenizer, messages),
+        form.stop_ids(tokenizer) | model.stop_ids,
+        form.system_length(tokenizer, messages),
+    )
+
+
+def new_token_limit(
+    n: int | None, max_tokens: int | None, prompt_length: int, room: int | None
+) -> int | None:
+    """New tokens at most; None fills the context. `-n` counts forward passes from position 0, as in run.c.
+
+    Args:
+        room: Positions of the context, which a larger -n is cut to; None where the context shifts.
+    """
+    if n is None:
+        n = DEFAULT_POSITIONS if max_tokens is None else 0
+    limits = [] if max_tokens is None else [max_tokens]
+    if n and (room is None or n < room):
+        limits.append(max(n - (prompt_length - 1), 0))
+    return min(limits, default=None)
+
+
+def describe(model: "LoadedModel") -> str:
+    c = model.checkpoint.config
+    return (
+        f"{c.n_params / 1e6:.1f} M parameters, {c.n_layers} layers, vocabulary {c.vocab_size}, "
+        f"context {c.max_seq_len}, {model.backend.name} on {model.backend.threads} threads"
+    )
+
+
+def summary(model: "LoadedModel", generation: "Generation") -> str:
+    t = generation.timings
+    return (
+        f"{len(generation.new_tokens)} tokens, {t.decode_tps:.1f} tok/s "
+        f"(prompt {t.prefill_tokens} tokens, {t.prefill_tps:.1f} tok/s) · "
+        f"{model.backend.name}, {model.backend.threads} threads · {generation.finish_reason}"
+    )

@@ -1,0 +1,64 @@
+"""From settings to a model, a sampler and limits, the same way in every command."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llamatui.app.config import Settings, resolve
+from llamatui.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from llamatui.app.engine import OverflowPolicy
+    from llamatui.app.model import LoadedModel
+    from llamatui.app.sampler import Sampling
+
+
+def settings_from(model: Path | None, **flags: Any) -> Settings:
+    """Settings with these flags on top; sets the number of BLAS threads before NumPy is loaded.
+
+    Raises:
+        ModelError: No model is named anywhere.
+        UsageError: A setting is out of its range.
+    """
+    tokenizer = flags.pop("tokenizer", None)
+    named = {"model": model and str(model), "tokenizer": tokenizer and str(tokenizer)}
+    settings, _ = resolve({**flags, **named})
+    if not settings.model:
+        raise ModelError(
+            "no model is named", "give a .bin file, or set `model` in config.toml (llamatui config path)"
+        )
+    if not 0 <= settings.threads <= 1024:
+        raise UsageError(f"threads must be in 0..1024, found {settings.threads}")
+    if settings.context < 0 or settings.context == 1:
+        raise UsageError(f"context must be at least 2, found {settings.context}")
+    from llamatui.backends.threads import limit_blas_threads
+
+    limit_blas_threads(settings.threads or None)
+    return settings
+
+
+def load(settings: Settings) -> "LoadedModel":
+    from llamatui.app.model import load_model
+
+    return load_model(
+        settings.model,
+        tokenizer=settings.tokenizer or None,
+        backend=settings.backend or None,
+        threads=settings.threads or None,
+        chat_format=settings.chat_format,
+    )
+
+
+def sampling(settings: Settings) -> "Sampling":
+    """Raises UsageError for a value out of its range."""
+    from llamatui.app.sampler import Sampling
+
+    s = settings
+    return Sampling(s.temperature, s.top_p, s.top_k, s.min_p, s.repeat_penalty, s.seed)
+
+
+def overflow_policy(settings: Settings, default: "OverflowPolicy") -> "OverflowPolicy":
+    """Raises UsageError for an unknown policy."""
+    policy = settings.overflow or default
+    if policy not in ("stop", "shift", "error"):
+        raise UsageError(f"--overflow must be stop, shift or error, found {policy!r}")
+    return policy  # type: ignore[return-value]  # mypy does not narrow str to a Literal

@@ -1,0 +1,58 @@
+"""Options that several commands share. None means "not given": see `llamatui.app.config.resolve`.
+
+Short flags follow llama2.c. Nothing heavy is imported here.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def complete_backend() -> list[str]:
+    from llamatui.backends.registry import backend_names
+
+    return backend_names()
+
+
+Model = Annotated[Path | None, typer.Argument(help="Checkpoint file (.bin); default: the setting `model`.")]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option("-z", "--tokenizer", help="Tokenizer file; default: looked for next to the model."),
+]
+Backend = Annotated[
+    str | None, typer.Option(help="Backend that runs it; default: numpy.", autocompletion=complete_backend)
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=1024, help="Threads; default: one per physical core.")
+]
+ChatFormat = Annotated[
+    str | None, typer.Option(help="llama2, llama3 or chatml; default: what the model says.")
+]
+System = Annotated[
+    str | None, typer.Option("-y", "--system", help="System prompt, to talk in the model's chat format.")
+]
+Temperature = Annotated[
+    float | None, typer.Option("-t", "--temperature", help="0 takes the likeliest token; default: 1.0.")
+]
+TopP = Annotated[
+    float | None, typer.Option("-p", "--top-p", help="Nucleus sampling, 0 or 1 is off; default: 0.9.")
+]
+Seed = Annotated[int | None, typer.Option("-s", "--seed", help="Random seed; default: 0, which picks one.")]
+TopK = Annotated[int | None, typer.Option(help="Keeps the k likeliest tokens; default: 0, off.")]
+MinP = Annotated[
+    float | None, typer.Option(help="Drops tokens below this fraction of the likeliest; default: 0, off.")
+]
+RepeatPenalty = Annotated[
+    float | None, typer.Option(help="Makes recent tokens less likely; default: 1, off.")
+]
+Context = Annotated[
+    int | None, typer.Option(min=2, help="Most tokens to hold; default: all that the model can.")
+]
+Overflow = Annotated[
+    str | None,
+    typer.Option(
+        help="Full context: stop, shift (forget the oldest) or error; default: stop, in chat shift."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

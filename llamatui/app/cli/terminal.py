@@ -1,0 +1,36 @@
+"""Reading and writing text without surprises."""
+
+import sys
+from pathlib import Path
+
+from llamatui.errors import UsageError
+
+# C0 but tab and newline, DEL, and C1: what a model says must not drive the terminal.
+_CONTROL = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)))
+
+
+def printable(text: str) -> str:
+    """`text` without characters that a terminal would act on."""
+    return text.translate(_CONTROL)
+
+
+def read_bytes(path: Path | None) -> bytes:
+    """A file's contents, or stdin's for None.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    try:
+        return sys.stdin.buffer.read() if path is None else path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path or 'stdin'}: cannot be read: {error.strerror}") from error
+
+
+def decode(data: bytes) -> str:
+    """Text of any bytes: those that are not UTF-8 travel as surrogate escapes."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def read_text(path: Path | None) -> str:
+    """Text of a file or stdin, without one newline at its end, which editors and `echo` put there."""
+    return decode(read_bytes(path)).removesuffix("\n")

@@ -1,0 +1,41 @@
+"""`llamatui tokenize`: what a text is to a model."""
+
+import json as json_library
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llamatui.app.cli.options import Json
+from llamatui.app.cli.terminal import decode, printable, read_bytes
+
+
+def tokenize(
+    text: Annotated[str | None, typer.Argument(help="Text.", show_default="stdin, byte for byte")] = None,
+    tokenizer: Annotated[
+        Path, typer.Option("-z", "--tokenizer", help="Tokenizer file, or a model with one next to it.")
+    ] = ...,  # type: ignore[assignment]
+    no_bos: Annotated[bool, typer.Option("--no-bos", help="Do not begin with BOS.")] = False,
+    special: Annotated[bool, typer.Option("--special", help="Parse special tokens in the text.")] = False,
+    json: Json = False,
+) -> None:
+    """Print the token ids of a text, one per line with what it stands for."""
+    from llamatui.tokenizers.loading import load_tokenizer
+
+    loaded = load_tokenizer(tokenizer)
+    content = decode(read_bytes(None)) if text is None else text
+    ids = loaded.encode(content, bos=loaded.adds_bos and not no_bos, special=special)
+    if json:
+        pieces = [loaded.decode_bytes(token) for token in ids]
+        result = {
+            "ids": ids,
+            "pieces": [{"text": piece.decode("utf-8", "replace"), "bytes": list(piece)} for piece in pieces],
+            "count": len(ids),
+            "tokenizer": {"path": str(tokenizer), "format": loaded.format, "vocab_size": loaded.vocab_size},
+        }
+        typer.echo(json_library.dumps(result, ensure_ascii=False))
+        return
+    names = {token: name for name, token in loaded.special_tokens.items()}
+    for token in ids:
+        piece = loaded.decode_bytes(token).decode("utf-8", "backslashreplace")
+        typer.echo(f"{token}\t{names.get(token) or printable(repr(piece))}")

@@ -1,0 +1,97 @@
+"""A chat without a screen: messages, the ids they are, and the session that answers.
+
+chat.ask("Who are you?")
+generation = chat.start(Sampler(Sampling()))
+for record in generation: ...
+chat.finish(generation.new_tokens, text)
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from llamatui.app.engine import Generation, Limits, Session
+from llamatui.app.model import LoadedModel
+from llamatui.app.sampler import Sampler
+from llamatui.errors import UsageError
+from llamatui.tokenizers.chat_formats import Message
+
+
+class Conversation:
+    """Turns of a user and a model, each user's turn answered before the next.
+
+    Attributes:
+        system: The system prompt, "" for none. A new one holds from the next answer on.
+        turns: User's and assistant's messages by turns, without the system prompt.
+        session: Holds what it can of the conversation in its cache, so an answer costs only what is new.
+    """
+
+    def __init__(self, model: LoadedModel, system: str = "", *, context: int | None = None) -> None:
+        """
+        Raises:
+            ModelError: The model has no chat format.
+        """
+        self.model = model
+        self.format = model.chat_format
+        self.session = Session(model.backend, context)
+        self.system = system
+        self.turns: list[Message] = []
+
+    @property
+    def messages(self) -> list[Message]:
+        """The system prompt, if there is one, and all turns."""
+        return [*self._system_messages, *self.turns]
+
+    def ask(self, text: str) -> None:
+        """Adds a user's turn."""
+        if self.turns and self.turns[-1].role == "user":
+            raise UsageError("the last question has no answer yet")
+        self.turns.append(Message("user", text))
+
+    def start(self, sampler: Sampler, limits: Limits | None = None) -> Generation:
+        """The generation of an answer to the last question. `limits`: its stop ids and `keep` are set here.
+
+        Raises:
+            UsageError: There is no question to answer.
+            ContextOverflowError: See `Session.start`.
+        """
+        if not self.turns or self.turns[-1].role != "user":
+            raise UsageError("there is no question to answer")
+        limits = replace(
+            limits or Limits(),
+            stop_ids=self.model.stop_ids | self.format.stop_ids(self.model.tokenizer),
+            keep=self._system_length(),
+        )
+        return self.session.start(self.format.render(self.model.tokenizer, self.messages), sampler, limits)
+
+    def finish(self, ids: Sequence[int], text: str) -> None:
+        """Records the answer as it is, also a partial or an empty one: turns must alternate."""
+        self.turns.append(Message("assistant", text, tuple(ids)))
+
+    def regenerate(self) -> None:
+        """Takes the last answer back, so that `start` gives another one.
+
+        Raises:
+            UsageError: There is none.
+        """
+        if not self.turns or self.turns[-1].role != "assistant":
+            raise UsageError("there is no answer to take back")
+        self.turns.pop()
+
+    def withdraw(self) -> str:
+        """Takes the unanswered question back, and returns its text.
+
+        Raises:
+            UsageError: There is none.
+        """
+        if not self.turns or self.turns[-1].role != "user":
+            raise UsageError("there is no question to take back")
+        return self.turns.pop().content
+
+    @property
+    def _system_messages(self) -> list[Message]:
+        return [Message("system", self.system)] if self.system else []
+
+    def _system_length(self) -> int:
+        """Tokens at the front that a full context must not forget."""
+        measure = getattr(self.format, "system_length", None)
+        return int(measure(self.model.tokenizer, self.messages)) if measure else 1

@@ -1,0 +1,282 @@
+"""Sessions: what is generated, why it stops, and that nothing is computed twice."""
+
+import math
+import threading
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from llamatui.app.engine import Generation, Limits, Session
+from llamatui.app.sampler import Sampler, Sampling
+from llamatui.backends.base import FloatArray, KVCache
+from llamatui.backends.checkpoint import Checkpoint
+from llamatui.backends.numpy_backend import NumpyBackend
+from llamatui.errors import BackendError, ContextOverflowError
+
+GREEDY = Sampling(temperature=0.0)
+
+
+class Counting(NumpyBackend):
+    """Remembers the size of each call; a small chunk shows prefill's steps."""
+
+    prefill_chunk = 8
+
+    def __init__(self, checkpoint: Checkpoint, threads: int) -> None:
+        super().__init__(checkpoint, threads)
+        self.calls: list[int] = []
+
+    def _forward(self, tokens: npt.NDArray[np.int64], cache: KVCache, all_positions: bool) -> FloatArray:
+        self.calls.append(tokens.size)
+        return super()._forward(tokens, cache, all_positions)
+
+
+@pytest.fixture
+def backend(tiny_model: Path) -> Counting:
+    return Counting(Checkpoint(tiny_model), 1)
+
+
+def run(
+    session: Session, prompt: list[int], sampling: Sampling = GREEDY, **limits: object
+) -> tuple[list[int], Generation]:
+    limits.setdefault("max_new_tokens", 10)
+    generation = session.start(prompt, Sampler(sampling), Limits(**limits))  # type: ignore[arg-type]
+    return [record.id for record in generation], generation
+
+
+def test_it_generates_what_repeated_forwards_give(backend: Counting) -> None:
+    ids, generation = run(Session(backend), [1, 2, 3])
+    tokens = [1, 2, 3]
+    for _ in range(10):
+        tokens.append(int(backend.forward(tokens, KVCache(backend.config)).argmax()))
+    assert [1, 2, 3, *ids] == tokens
+    assert generation.finish_reason == "length"
+    assert generation.new_tokens == ids
+
+
+def test_prefill_runs_in_chunks_and_decode_one_by_one(backend: Counting) -> None:
+    _, generation = run(Session(backend), list(range(20)), max_new_tokens=3)
+    assert backend.calls == [8, 8, 4, 1, 1]
+    assert generation.timings.prefill_tokens == generation.processed == 20
+    assert generation.timings.decode_tokens == 3
+    assert generation.timings.ttft_s >= generation.timings.prefill_s > 0
+
+
+def test_going_on_runs_only_what_is_new(backend: Counting) -> None:
+    session = Session(backend)
+    first, _ = run(session, [1, 2, 3], max_new_tokens=4)
+    backend.calls.clear()
+    more, generation = run(session, list(session.tokens), max_new_tokens=4)
+    assert backend.calls == [1, 1, 1, 1], "the last token of the first run had not been run yet"
+    assert generation.cached_tokens == 6
+    whole, _ = run(Session(backend), [1, 2, 3], max_new_tokens=8)
+    assert first + more == whole
+
+
+def test_a_changed_prompt_keeps_the_shared_prefix(backend: Counting) -> None:
+    session = Session(backend)
+    run(session, [1, 2, 3, 4, 5], max_new_tokens=2)
+    backend.calls.clear()
+    ids, generation = run(session, [1, 2, 9, 9], max_new_tokens=2)
+    assert generation.cached_tokens == 2
+    assert backend.calls == [2, 1]
+    assert ids == run(Session(backend), [1, 2, 9, 9], max_new_tokens=2)[0]
+
+
+def test_the_same_prompt_again_runs_its_last_token(backend: Counting) -> None:
+    session = Session(backend)
+    first, _ = run(session, [1, 2, 3])
+    backend.calls.clear()
+    again, generation = run(session, [1, 2, 3])
+    assert again == first
+    assert generation.cached_tokens == 2
+    assert backend.calls[0] == 1
+
+
+def test_seed_decides(backend: Counting) -> None:
+    runs = [run(Session(backend), [1], Sampling(seed=seed))[0] for seed in (5, 5, 6)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_stop_ids_end_it_and_are_not_yielded(backend: Counting) -> None:
+    free, _ = run(Session(backend), [1])
+    stop = free[4]
+    ids, generation = run(Session(backend), [1], stop_ids=frozenset({stop}))
+    assert ids == free[: free.index(stop)]
+    assert generation.finish_reason == "eos"
+    assert stop not in generation.session.tokens
+
+
+def test_no_new_tokens_asked_for(backend: Counting) -> None:
+    ids, generation = run(Session(backend), [1, 2], max_new_tokens=0)
+    assert (ids, generation.finish_reason) == ([], "length")
+
+
+def test_a_full_context_stops(backend: Counting) -> None:
+    ids, generation = run(Session(backend, 16), [1, 2, 3], max_new_tokens=None)
+    # As run.c: 16 positions are run, and the token that the last one gives is part of the text.
+    assert len(ids) == 14
+    assert generation.finish_reason == "context"
+    assert generation.session.cache.length == 16
+
+
+def test_the_context_is_never_more_than_the_model_s(backend: Counting) -> None:
+    assert Session(backend, 1000).context == 64
+    assert Session(backend).context == 64
+
+
+def test_a_full_context_can_be_an_error(backend: Counting) -> None:
+    session = Session(backend, 16)
+    ids: list[int] = []
+    generation = session.start([1, 2, 3], Sampler(GREEDY), Limits(overflow="error"))
+    with pytest.raises(ContextOverflowError, match="17 tokens do not fit the context of 16"):
+        ids.extend(record.id for record in generation)
+    assert generation.finish_reason == "context"
+    assert len(generation.new_tokens) == 14
+
+
+def test_shifting_keeps_the_front_and_the_newest(backend: Counting) -> None:
+    session = Session(backend, 16)
+    prompt = [1, 2, 3, 4, 5]
+    ids, generation = run(session, prompt, max_new_tokens=30, overflow="shift", keep=3)
+    assert len(ids) == 30
+    assert session.tokens[:3] == [1, 2, 3]
+    assert session.tokens[3:] == ids[-len(session.tokens[3:]) :]
+    assert generation.dropped_tokens == len(prompt) + len(ids) - len(session.tokens)
+    # What is left gives what a fresh session with the same tokens would go on with.
+    here = session.tokens[:]
+    expected, _ = run(Session(backend, 16), here, max_new_tokens=1)
+    assert run(session, here, max_new_tokens=1)[0] == expected
+
+
+def test_shifting_without_a_limit_ends_some_time(backend: Counting) -> None:
+    ids, generation = run(Session(backend, 16), [1], max_new_tokens=None, overflow="shift")
+    assert (len(ids), generation.finish_reason) == (16, "length")
+
+
+def test_a_prompt_that_is_too_long(backend: Counting) -> None:
+    prompt = list(range(20))
+    ids, stopped = run(Session(backend, 16), prompt)
+    assert (ids, stopped.finish_reason, backend.calls) == ([], "context", [])
+    with pytest.raises(ContextOverflowError, match="20 tokens do not fit the context of 16"):
+        run(Session(backend, 16), prompt, overflow="error")
+    ids, shifted = run(Session(backend, 16), prompt, overflow="shift", keep=2, max_new_tokens=2)
+    assert shifted.prompt == [0, 1, 14, 15, 16, 17, 18, 19]
+    assert (len(ids), shifted.dropped_tokens) == (2, 12)
+
+
+def test_a_prompt_that_just_fits_gives_one_token(backend: Counting) -> None:
+    ids, generation = run(Session(backend, 16), list(range(16)))
+    assert (len(ids), generation.finish_reason) == (1, "context")
+
+
+def test_cancel_takes_effect_after_the_token_under_way(backend: Counting) -> None:
+    generation = Session(backend).start([1], Sampler(GREEDY), Limits())
+    ids = []
+    for record in generation:
+        ids.append(record.id)
+        if len(ids) == 3:
+            threading.Thread(target=generation.cancel).start()
+            while not generation._cancelled.is_set():
+                pass
+    assert len(ids) == 3
+    assert generation.finish_reason == "cancelled"
+    assert generation.session.tokens == [1, *ids]
+
+
+def test_cancel_during_prefill_ends_after_the_chunk(
+    backend: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(backend)
+    generation = session.start(list(range(30)), Sampler(GREEDY), Limits())
+    forward = backend.forward
+    monkeypatch.setattr(backend, "forward", lambda *a, **k: (generation.cancel(), forward(*a, **k))[1])
+    assert list(generation) == []
+    assert generation.finish_reason == "cancelled"
+    assert (backend.calls, session.cache.length) == ([8], 8)
+    monkeypatch.undo()
+    assert run(session, list(range(30)))[0] == run(Session(backend), list(range(30)))[0]
+
+
+def test_stop_ends_it(backend: Counting) -> None:
+    generation = Session(backend).start([1], Sampler(GREEDY), Limits())
+    for _ in generation:
+        generation.stop()
+    assert (generation.finish_reason, len(generation.new_tokens)) == ("stop", 1)
+
+
+def test_an_error_in_mid_token_leaves_a_session_that_goes_on(
+    backend: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(backend)
+    generation = session.start([1, 2], Sampler(GREEDY), Limits())
+    records = iter(generation)
+    ids = [next(records).id for _ in range(3)]
+
+    def fail(*args: object) -> None:
+        raise BackendError("boom")
+
+    monkeypatch.setattr(backend, "_forward", fail)
+    with pytest.raises(BackendError, match="boom"):
+        next(records)
+    assert generation.finish_reason == "error"
+    monkeypatch.undo()
+    more, _ = run(session, list(session.tokens), max_new_tokens=2)
+    assert ids + more == run(Session(backend), [1, 2], max_new_tokens=5)[0]
+
+
+def test_rewind_and_fork(backend: Counting) -> None:
+    session = Session(backend)
+    ids, _ = run(session, [1, 2, 3])
+    other = session.fork()
+    session.rewind(5)
+    assert session.tokens == [1, 2, 3, *ids[:2]]
+    assert session.cache.length == 5
+    assert run(session, [1, 2, 3, *ids[:2]], max_new_tokens=8)[0] == ids[2:]
+    assert other.tokens == [1, 2, 3, *ids]
+    assert run(other, list(other.tokens), max_new_tokens=1)[1].cached_tokens == 12
+
+
+def test_swap_goes_on_with_the_same_cache(backend: Counting, tiny_model: Path, tmp_path: Path) -> None:
+    session = Session(backend)
+    first, _ = run(session, [1, 2, 3], max_new_tokens=4)
+    session.swap(NumpyBackend(Checkpoint(tiny_model), 1))
+    more, generation = run(session, list(session.tokens), max_new_tokens=4)
+    assert generation.cached_tokens == 6
+    assert first + more == run(Session(backend), [1, 2, 3], max_new_tokens=8)[0]
+
+
+def test_records_say_what_the_model_thought(backend: Counting) -> None:
+    session = Session(backend)
+    generation = session.start([1, 2], Sampler(Sampling(seed=3)), Limits(max_new_tokens=5, alternatives=3))
+    tokens = [1, 2]
+    for record in generation:
+        logits = backend.forward(tokens, KVCache(backend.config)).astype(np.float64)
+        p = np.exp(logits - logits.max())
+        p /= p.sum()
+        assert record.logprob == pytest.approx(math.log(p[record.id]), abs=1e-4)
+        assert record.rank == (p > p[record.id]).sum()
+        assert record.entropy == pytest.approx(-(p * np.log(p)).sum(), abs=1e-4)
+        assert [other.id for other in record.top] == np.argsort(-p)[:3].tolist()
+        assert record.top[0].logprob == pytest.approx(math.log(p.max()), abs=1e-4)
+        tokens.append(record.id)
+
+
+def test_alternatives_may_be_none_or_more_than_there_are(backend: Counting) -> None:
+    plain = next(iter(Session(backend).start([1], Sampler(GREEDY), Limits())))
+    assert (plain.logprob, plain.top) == (None, ())
+    none = next(iter(Session(backend).start([1], Sampler(GREEDY), Limits(alternatives=0))))
+    assert none.logprob is not None
+    assert none.top == ()
+    every = next(iter(Session(backend).start([1], Sampler(GREEDY), Limits(alternatives=1000))))
+    assert len(every.top) == 300
+
+
+def test_two_sessions_share_a_backend(backend: Counting) -> None:
+    a, b = Session(backend), Session(backend)
+    left = iter(a.start([1], Sampler(GREEDY), Limits(max_new_tokens=5)))
+    right = iter(b.start([2], Sampler(GREEDY), Limits(max_new_tokens=5)))
+    mixed = [(next(left).id, next(right).id) for _ in range(5)]
+    assert [x for x, _ in mixed] == run(Session(backend), [1], max_new_tokens=5)[0]
+    assert [y for _, y in mixed] == run(Session(backend), [2], max_new_tokens=5)[0]
