@@ -33,7 +33,7 @@ def generate(model: "LoadedModel", prompt: str = "", *, max_tokens: int = 256, *
     from llamatui.app.engine import Limits, Session
     from llamatui.app.sampler import Sampler, Sampling
 
-    ids = model.tokenizer.encode(prompt, bos=model.tokenizer.adds_bos)
+    ids = model.encode_prompt(prompt)
     limits = Limits(max_new_tokens=max_tokens, stop_ids=model.stop_ids)
     generation = Session(model.backend).start(ids, Sampler(Sampling(**sampling)), limits)
     return model.tokenizer.decode([record.id for record in generation], after=ids[-1])

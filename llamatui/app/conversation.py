@@ -59,7 +59,7 @@ class Conversation:
         limits = replace(
             limits or Limits(),
             stop_ids=self.model.stop_ids | self.format.stop_ids(self.model.tokenizer),
-            keep=self._system_length(),
+            keep=max(1, self.format.system_length(self.model.tokenizer, self.messages)),
         )
         return self.session.start(self.format.render(self.model.tokenizer, self.messages), sampler, limits)
 
@@ -90,8 +90,3 @@ class Conversation:
     @property
     def _system_messages(self) -> list[Message]:
         return [Message("system", self.system)] if self.system else []
-
-    def _system_length(self) -> int:
-        """Tokens at the front that a full context must not forget."""
-        measure = getattr(self.format, "system_length", None)
-        return int(measure(self.model.tokenizer, self.messages)) if measure else 1

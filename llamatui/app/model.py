@@ -42,6 +42,11 @@ class LoadedModel:
         bos = {self.tokenizer.bos_id} - {-1}
         return self.tokenizer.eos_ids | bos | frozenset(self.checkpoint.config.eos_ids)
 
+    def encode_prompt(self, text: str, *, special: bool = False) -> list[int]:
+        """Ids of a text to go on from, never empty: BOS first where the vocabulary begins texts with it."""
+        ids = self.tokenizer.encode(text, bos=self.tokenizer.adds_bos, special=special)
+        return ids or [max(self.tokenizer.bos_id, 0)]
+
     @cached_property
     def chat_format(self) -> ChatFormat:
         """The format to chat in.

@@ -221,9 +221,7 @@ def prompt_ids(
     """(ids, ids that stop, leading ids that a shift keeps) of a plain prompt, or of a chat turn."""
     tokenizer = model.tokenizer
     if system is None:
-        ids = tokenizer.encode(text, bos=tokenizer.adds_bos, special=special)
-        # A model needs something to go on from, also where a vocabulary does not begin texts with BOS.
-        return ids or [max(tokenizer.bos_id, 0)], model.stop_ids, int(tokenizer.adds_bos)
+        return model.encode_prompt(text, special=special), model.stop_ids, int(tokenizer.adds_bos)
     from llamatui.tokenizers.chat_formats import Message
 
     messages = [Message("system", system), Message("user", text)] if system else [Message("user", text)]
