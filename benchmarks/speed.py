@@ -75,7 +75,8 @@ def random_model(path: Path, shape: str) -> Path:
 
 def ours(model: Path, args: argparse.Namespace) -> tuple[dict[str, Measure], dict[str, Measure]]:
     from llamatui.app.engine import Limits, Session
-    from llamatui.app.sampler import Sampler, Sampling
+    from llamatui.app.sampler import Sampler
+    from llamatui.app.sampling import Sampling
     from llamatui.backends.checkpoint import Checkpoint
     from llamatui.backends.registry import BUILTIN, create_backend
 

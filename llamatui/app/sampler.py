@@ -4,53 +4,16 @@ bit: xorshift64*, and softmax, cutoff and cumulative sums in float32, in run.c's
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from llamatui.errors import BackendError, UsageError
+from llamatui.app.sampling import MAX_SEED, Sampling
+from llamatui.errors import BackendError
 
 FloatArray = npt.NDArray[np.float32]
 
 REPEAT_WINDOW = 64  # tokens that the repetition penalty looks back on
-_MASK = (1 << 64) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """What a person may set.
-
-    Raises:
-        UsageError: A value out of its range.
-    """
-
-    temperature: float = 1.0
-    """Divides the logits; 0 takes the most likely token."""
-    top_p: float = 0.9
-    """Nucleus (arXiv:1904.09751): the smallest set that holds this probability; 0 or 1 is off."""
-    top_k: int = 0
-    """Keeps the k most likely tokens; 0 is off."""
-    min_p: float = 0.0
-    """Drops tokens below this fraction of the likeliest one's probability; 0 is off."""
-    repeat_penalty: float = 1.0
-    """Divides positive and multiplies negative logits of recent tokens (arXiv:1909.05858); 1 is off."""
-    seed: int = 0
-    """Start of the random numbers, 1..2^64-1; 0 picks one."""
-
-    def __post_init__(self) -> None:
-        bounds = {
-            "temperature": (0.0, 100.0),
-            "top_p": (0.0, 1.0),
-            "top_k": (0, 1 << 31),
-            "min_p": (0.0, 1.0),
-            "repeat_penalty": (0.01, 100.0),
-            "seed": (0, _MASK),
-        }
-        for name, (low, high) in bounds.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UsageError(f"{name} must be in {low}..{high}, found {value}")
 
 
 class Sampler:
@@ -66,10 +29,10 @@ class Sampler:
         """Next number in [0, 1): the top 24 bits of xorshift64* (Vigna, arXiv:1402.6246)."""
         s = self.state
         s ^= s >> 12
-        s ^= (s << 25) & _MASK
+        s ^= (s << 25) & MAX_SEED
         s ^= s >> 27
         self.state = s
-        bits = (s * 0x2545F4914F6CDD1D & _MASK) >> 32
+        bits = (s * 0x2545F4914F6CDD1D & MAX_SEED) >> 32
         return np.float32(bits >> 8) / np.float32(1 << 24)
 
     def sample(self, logits: FloatArray, recent: Sequence[int] = ()) -> int:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pytest
 
 from llamatui.app.engine import Generation, Limits, Session
-from llamatui.app.sampler import Sampler, Sampling
+from llamatui.app.sampler import Sampler
+from llamatui.app.sampling import Sampling
 from llamatui.backends.base import FloatArray, KVCache
 from llamatui.backends.checkpoint import Checkpoint
 from llamatui.backends.numpy_backend import NumpyBackend

@@ -7,7 +7,8 @@ import pytest
 
 from llamatui.app.engine import Limits, Session
 from llamatui.app.model import load_model
-from llamatui.app.sampler import Sampler, Sampling
+from llamatui.app.sampler import Sampler
+from llamatui.app.sampling import Sampling
 from llamatui.backends.registry import BUILTIN
 
 pytestmark = pytest.mark.real

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamatui.app.sampler import Sampler, Sampling
+from llamatui.app.sampler import Sampler
+from llamatui.app.sampling import Sampling
 from llamatui.errors import BackendError, UsageError
 
 f32 = np.float32

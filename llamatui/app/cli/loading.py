@@ -9,7 +9,7 @@ from llamatui.errors import ModelError, UsageError
 if TYPE_CHECKING:
     from llamatui.app.engine import OverflowPolicy
     from llamatui.app.model import LoadedModel
-    from llamatui.app.sampler import Sampling
+    from llamatui.app.sampling import Sampling
 
 
 def settings_from(model: Path | None, **flags: Any) -> Settings:
@@ -50,7 +50,7 @@ def load(settings: Settings) -> "LoadedModel":
 
 def sampling(settings: Settings) -> "Sampling":
     """Raises UsageError for a value out of its range."""
-    from llamatui.app.sampler import Sampling
+    from llamatui.app.sampling import Sampling
 
     s = settings
     return Sampling(s.temperature, s.top_p, s.top_k, s.min_p, s.repeat_penalty, s.seed)

@@ -1,13 +1,16 @@
 """`llamatui story` and `llamatui chat`: the terminal app, or plain lines where there is no terminal."""
 
 import sys
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llamatui.app.cli import loading, options
 from llamatui.app.config import Settings
 from llamatui.errors import UsageError
+
+if TYPE_CHECKING:
+    from llamatui.app.tui import RoomName
 
 
 def story(
@@ -71,9 +74,23 @@ def is_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def open_room(room: Literal["story", "chat"], settings: Settings, prompt: str) -> None:
+def open_room(room: "RoomName", settings: Settings, prompt: str) -> None:
+    # A wrong value is told in the shell, before the screen is taken.
     sampling = loading.sampling(settings)
+    overflow = loading.overflow_policy(settings, "shift" if room == "chat" else "stop")
     from llamatui.app.tui import Launch, run_app
 
-    launch: dict[str, Any] = {"overflow": settings.overflow} if settings.overflow else {}
-    raise typer.Exit(run_app(room, Launch(settings.model, sampling=sampling, prompt=prompt, **launch)))
+    launch = Launch(
+        settings.model,
+        sampling,
+        tokenizer=settings.tokenizer or None,
+        backend=settings.backend or None,
+        threads=settings.threads or None,
+        chat_format=settings.chat_format,
+        prompt=prompt,
+        system=settings.system,
+        context=settings.context or None,
+        overflow=overflow,
+        theme=settings.theme or "dark",
+    )
+    raise typer.Exit(run_app(room, launch))
