@@ -11,6 +11,8 @@ from llamatui.backends.checkpoint import Checkpoint
 from llamatui.backends.q8_0 import Q8Tensor
 from llamatui.backends.rope import rope_table
 
+Complex64Array = npt.NDArray[np.complex64]
+
 ATTENTION_BYTES = 64 << 20  # bound on the scores of one block of queries
 
 
@@ -29,7 +31,9 @@ class NumpyBackend(Backend):
     def __init__(self, checkpoint: Checkpoint, threads: int) -> None:
         super().__init__(checkpoint, threads)
         self._weights: dict[tuple[str, int], FloatArray] = {}
-        self._rope = rope_table(self.config, 0)  # cos, sin: (positions so far, head_dim / 2)
+        self._turns = np.empty(
+            (0, self.config.head_dim // 2), np.complex64
+        )  # (positions so far, head_dim / 2)
         self._norms = {name: checkpoint.fp32(name) for name in ("attention_norm", "ffn_norm", "norm")}
 
     def _w(self, name: str, layer: int = -1) -> FloatArray:
@@ -48,7 +52,7 @@ class NumpyBackend(Backend):
         return rows.dequantize() if isinstance(rows, Q8Tensor) else rows
 
     def _forward(self, tokens: npt.NDArray[np.int64], cache: KVCache, all_positions: bool) -> FloatArray:
-        # exp(-x) of a very negative x is inf, and 1 / (1 + inf) is the 0 that SwiGLU means.
+        # exp(-x) of a very negative x is inf, and x / (1 + inf) is the 0 that SiLU means.
         with np.errstate(over="ignore"):
             return self._layers(tokens, cache, all_positions)
 
@@ -56,9 +60,10 @@ class NumpyBackend(Backend):
         c = self.config
         n, start = tokens.size, cache.length
         end = start + n
-        if len(self._rope[0]) < end:
-            self._rope = rope_table(c, cache.capacity)
-        cos, sin = self._rope[0][start:end, None], self._rope[1][start:end, None]  # (n, 1, head_dim / 2)
+        if len(self._turns) < end:
+            cos, sin = rope_table(c, cache.capacity)
+            self._turns = cos + 1j * sin  # (capacity, head_dim / 2)
+        turns = self._turns[start:end, None]  # (n, 1, head_dim / 2)
         x = self._embed(tokens)  # (n, dim)
         for layer in range(c.n_layers):
             h = rms_norm(x, self._norms["attention_norm"][layer], c.norm_eps)  # (n, dim)
@@ -66,13 +71,12 @@ class NumpyBackend(Backend):
             k = linear(h, self._w("wk", layer)).reshape(n, c.n_kv_heads, c.head_dim)
             v = linear(h, self._w("wv", layer)).reshape(n, c.n_kv_heads, c.head_dim)
             keys, values = cache.keys[layer], cache.values[layer]  # (n_kv_heads, capacity, head_dim)
-            keys[:, start:end] = rotate(k, cos, sin).transpose(1, 0, 2)
+            keys[:, start:end] = rotate(k, turns).transpose(1, 0, 2)
             values[:, start:end] = v.transpose(1, 0, 2)
-            h = attention(rotate(q, cos, sin), keys[:, :end], values[:, :end])  # (n, dim)
+            h = attention(rotate(q, turns), keys[:, :end], values[:, :end])  # (n, dim)
             x = x + linear(h, self._w("wo", layer))  # (n, dim)
             h = rms_norm(x, self._norms["ffn_norm"][layer], c.norm_eps)  # (n, dim)
-            gate = linear(h, self._w("w1", layer))  # (n, hidden_dim)
-            gate *= 1 / (1 + np.exp(-gate))  # SiLU
+            gate = silu(linear(h, self._w("w1", layer)))  # (n, hidden_dim)
             gate *= linear(h, self._w("w3", layer))  # (n, hidden_dim)
             x += linear(gate, self._w("w2", layer))  # (n, dim)
         cache.length = end
@@ -97,13 +101,18 @@ def rms_norm(x: FloatArray, weight: FloatArray, eps: float) -> FloatArray:
     return h
 
 
-def rotate(x: FloatArray, cos: FloatArray, sin: FloatArray) -> FloatArray:
-    """Rotates neighbouring pairs of x (n, heads, head_dim) by angles of cos, sin (n, 1, head_dim / 2)."""
-    even, odd = x[..., 0::2], x[..., 1::2]  # (n, heads, head_dim / 2)
-    out = np.empty_like(x)
-    out[..., 0::2] = even * cos - odd * sin
-    out[..., 1::2] = even * sin + odd * cos
-    return out
+def silu(x: FloatArray) -> FloatArray:
+    """x / (1 + exp(-x)), in one temporary: these arrays are the largest there are."""
+    e = np.negative(x)
+    np.exp(e, out=e)
+    e += 1
+    return np.divide(x, e, out=e)
+
+
+def rotate(x: FloatArray, turns: Complex64Array) -> FloatArray:
+    """RoPE: pairs of x (n, heads, head_dim) as complex numbers, times turns (n, 1, head_dim / 2)."""
+    pairs = x.view(np.complex64) * turns  # (n, heads, head_dim / 2)
+    return pairs.view(np.float32)
 
 
 def attention(q: FloatArray, keys: FloatArray, values: FloatArray) -> FloatArray:
@@ -129,11 +138,11 @@ def attention(q: FloatArray, keys: FloatArray, values: FloatArray) -> FloatArray
         qs = scaled[first:last].transpose(1, 2, 0, 3)  # (n_kv_heads, group, m, head_dim)
         scores = qs.reshape(n_kv_heads, group * m, head_dim) @ keys[:, :seen].transpose(0, 2, 1)
         if m > 1:
-            mask = np.arange(seen) > np.arange(start + first, start + last)[:, None]  # (m, seen): the future
-            scores.reshape(n_kv_heads, group, m, seen)[:, :, mask] = -np.inf
+            future = np.arange(seen) > np.arange(start + first, start + last)[:, None]  # (m, seen)
+            np.copyto(scores.reshape(n_kv_heads, group, m, seen), -np.inf, where=future)
         scores -= scores.max(axis=-1, keepdims=True)
-        np.exp(scores, out=scores)
-        scores /= scores.sum(axis=-1, keepdims=True)  # (n_kv_heads, group * m, seen)
-        mixed = (scores @ values[:, :seen]).reshape(n_kv_heads, group, m, head_dim)
-        out[first:last] = mixed.transpose(2, 0, 1, 3)  # (m, n_kv_heads, group, head_dim)
+        np.exp(scores, out=scores)  # (n_kv_heads, group * m, seen)
+        mixed = scores @ values[:, :seen]  # (n_kv_heads, group * m, head_dim)
+        mixed /= scores.sum(axis=-1, keepdims=True)
+        out[first:last] = mixed.reshape(n_kv_heads, group, m, head_dim).transpose(2, 0, 1, 3)
     return out.reshape(n, n_heads * head_dim)
