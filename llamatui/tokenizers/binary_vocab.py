@@ -30,7 +30,8 @@ def read_binary_vocab(path: Path, data: bytes) -> BinaryVocab:
 
     def bad(problem: str) -> TokenizerError:
         return TokenizerError(
-            f"{path}: expected a llama2.c tokenizer.bin, {problem}", "the file is damaged or something else: get it again"
+            f"{path}: expected a llama2.c tokenizer.bin, {problem}",
+            "the file is damaged or something else: get it again",
         )
 
     if len(data) < 4:

@@ -5,17 +5,21 @@ bytes without a piece of their own are `<0x00>`..`<0xFF>` at ids 3..258, and ids
 Source: llama2.c `tokenizer.py` and `encode` in `run.c`.
 """
 
-import heapq
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
+from llamatui.errors import TokenizerError
 from llamatui.tokenizers.base import Tokenizer, text_to_bytes
 from llamatui.tokenizers.binary_vocab import BinaryVocab
+from llamatui.tokenizers.merging import merge_pairs
 
 BYTE_PIECE = re.compile(rb"<0x([0-9A-F]{2})>")
 FIRST_BYTE_ID = 3
 CONTROL_IDS = {"<unk>": 0, "<s>": 1, "</s>": 2}
+LONGEST_CACHED = 64  # ids; longer segments hardly recur
+LOWEST_SCORE = -1e10  # run.c starts its search here, so a worse score is never merged
 
 
 class Llama2cTokenizer(Tokenizer):
@@ -33,6 +37,17 @@ class Llama2cTokenizer(Tokenizer):
     adds_bos = True
 
     def __init__(self, vocab: BinaryVocab) -> None:
+        """Raises TokenizerError: ids 3..258 are not the byte pieces."""
+        expected = [b"<0x%02X>" % byte for byte in range(256)]
+        found = vocab.pieces[FIRST_BYTE_ID : FIRST_BYTE_ID + 256]
+        if found != expected:
+            wrong = next(i for i in range(256) if found[i : i + 1] != expected[i : i + 1])
+            raise TokenizerError(
+                f"expected {expected[wrong].decode()} at id {FIRST_BYTE_ID + wrong}, "
+                f"found {found[wrong].decode('utf-8', 'replace')!r}"
+                if wrong < len(found)
+                else f"expected at least {FIRST_BYTE_ID + 256} tokens, found {len(vocab.pieces)}",
+            )
         self.vocab_size = len(vocab.pieces)
         self._pieces = vocab.pieces
         self._bytes = [_decoded(piece) for piece in vocab.pieces]
@@ -40,19 +55,20 @@ class Llama2cTokenizer(Tokenizer):
         self._ids: dict[bytes, int] = {}
         for i in range(FIRST_BYTE_ID, self.vocab_size):
             self._ids.setdefault(vocab.pieces[i], i)
-        self._scores = vocab.scores
+        self._ranks = _ranks(vocab.scores)
         # Bytes that stand next to each other in some piece: no merge crosses any other boundary.
-        self._joins = {pair for piece in self._ids for pair in zip(piece, piece[1:], strict=False)}
-        # Words recur; the cache is per tokenizer and bounded.
-        self._merge_cached = lru_cache(maxsize=1 << 14)(self._merge)
+        self._joins = {pair for piece in self._ids for pair in pairwise(piece)}
+        # Words and pairs recur; both caches are per tokenizer and bounded.
+        self._merge_pair = lru_cache(maxsize=1 << 17)(self._pair)
+        self._merge_short = lru_cache(maxsize=1 << 14)(self._merge)
 
     def encode_ordinary(self, text: str) -> list[int]:
         data = text_to_bytes(text)
         if not data:
             return []
         ids: list[int] = []
-        for segment in self._segments(self._characters(b" " + data)):
-            ids.extend(self._merge_cached(segment) if len(segment) > 1 else segment)
+        for segment in self._segments(self._characters(b" ") + self._characters(data)):
+            ids.extend(self._merge_short(segment) if len(segment) <= LONGEST_CACHED else self._merge(segment))
         return ids
 
     def _segments(self, ids: list[int]) -> Iterator[tuple[int, ...]]:
@@ -77,42 +93,25 @@ class Llama2cTokenizer(Tokenizer):
 
     def _merge(self, segment: tuple[int, ...]) -> tuple[int, ...]:
         """Merges neighbours, best score first, then leftmost, until no pair is a piece."""
-        ids = list(segment)
-        n = len(ids)
-        pieces, scores, known = self._pieces, self._scores, self._ids
-        following = list(range(1, n + 1))  # linked list over positions; n ends it
-        preceding = list(range(-1, n - 1))
-        alive = [True] * n
-        heap: list[tuple[float, int, int, int, int]] = []  # -score, position, left id, right id, merged id
+        return tuple(merge_pairs(segment, self._merge_pair))
 
-        def offer(left: int, right: int) -> None:
-            merged = known.get(pieces[ids[left]] + pieces[ids[right]])
-            # run.c starts its search at -1e10, so a worse score is never merged.
-            if merged is not None and scores[merged] > -1e10:
-                heapq.heappush(heap, (-scores[merged], left, ids[left], ids[right], merged))
-
-        for i in range(n - 1):
-            offer(i, i + 1)
-        while heap:
-            _, left, left_id, right_id, merged = heapq.heappop(heap)
-            right = following[left]
-            if not alive[left] or right == n or (ids[left], ids[right]) != (left_id, right_id):
-                continue  # one of the two has been merged since
-            ids[left] = merged
-            alive[right] = False
-            following[left] = after = following[right]
-            if after < n:
-                preceding[after] = left
-                offer(left, after)
-            if preceding[left] >= 0:
-                offer(preceding[left], left)
-        return tuple([token for token, kept in zip(ids, alive, strict=True) if kept])
+    def _pair(self, left: int, right: int) -> tuple[int, int] | None:
+        """Rank of the piece that two make, and its id."""
+        merged = self._ids.get(self._pieces[left] + self._pieces[right])
+        rank = None if merged is None else self._ranks[merged]
+        return None if merged is None or rank is None else (rank, merged)
 
     def decode_bytes(self, token: int) -> bytes:
         return self._bytes[token] if token not in (0, 1, 2) else b""
 
     def strips_space_after(self, previous: int | None) -> bool:
         return previous is None or previous == self.bos_id
+
+
+def _ranks(scores: Sequence[float]) -> list[int | None]:
+    """Place of each score, the best is 0 and equal scores are equal. None: never merged."""
+    places = {score: place for place, score in enumerate(sorted(set(scores), reverse=True))}
+    return [places[score] if score > LOWEST_SCORE else None for score in scores]
 
 
 def _decoded(piece: bytes) -> bytes:

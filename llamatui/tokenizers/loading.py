@@ -1,11 +1,35 @@
-"""Finds a model's tokenizer file and reads it, whatever its format."""
+"""Finds a model's tokenizer file and reads it, whatever its format and name."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from llamatui.errors import TokenizerError
 from llamatui.tokenizers.base import Tokenizer
 from llamatui.tokenizers.binary_vocab import read_binary_vocab
+from llamatui.tokenizers.hf_json import count_tokens, parse_hf_json, read_hf_json
 from llamatui.tokenizers.llama2c import Llama2cTokenizer
+from llamatui.tokenizers.llama3_vocab import SPECIAL_TOKENS, bpe_from_binary
+from llamatui.tokenizers.sentencepiece_model import SentencePieceTokenizer
+from llamatui.tokenizers.tiktoken_model import RANK_LINE, TiktokenTokenizer
+
+MAX_BYTES = 64 << 20  # the largest vocabularies in use are half of it
+
+CHOOSE = "choose the tokenizer file with -z: tokenizer.model, tokenizer.json or tokenizer.bin"
+EXPECTED = "expected a tokenizer (.model, .json or .bin)"
+
+# What people pass by mistake, by how it starts.
+_MISTAKES = {
+    rb"GGUF": "a GGUF model",
+    rb"24ka": "a model checkpoint",
+    rb"PK\x03\x04": "a zip archive, or a PyTorch checkpoint",
+    rb"\x80[\x02-\x05]": "a Python pickle, which is never opened",
+    rb"\x1f\x8b": "a gzip archive",
+    rb"\x89PNG": "a PNG picture",
+    rb"version https://git-lfs": "a Git LFS pointer, not the file it points to",
+    rb"<[!?A-Za-z]": "a web page",
+    rb"[\t\n\r -~\x80-\xff]{4096}|[\t\n\r -~\x80-\xff]*\Z": "a text file",
+}
 
 
 def load_tokenizer(path: Path, vocab_size: int | None = None) -> Tokenizer:
@@ -17,12 +41,122 @@ def load_tokenizer(path: Path, vocab_size: int | None = None) -> Tokenizer:
     Raises:
         TokenizerError: Missing, damaged, of an unknown format, or of another size.
     """
-    tokenizer = Llama2cTokenizer(read_binary_vocab(path, path.read_bytes()))
+    data = _read(path)
+    kind = _recognise(path, data)
+    tokenizer: Tokenizer
+    if kind == "json":
+        tokenizer = read_hf_json(path, data)
+    elif kind == "tiktoken":
+        tokenizer = TiktokenTokenizer(path, data)
+    elif kind == "sentencepiece":
+        tokenizer = SentencePieceTokenizer(path, data)
+    else:
+        vocab = read_binary_vocab(path, data)
+        try:
+            tokenizer = bpe_from_binary(vocab) if vocab.is_byte_level else Llama2cTokenizer(vocab)
+        except TokenizerError as error:
+            raise TokenizerError(f"{path}: {error.message}", CHOOSE) from None
     if vocab_size is not None and tokenizer.vocab_size != vocab_size:
-        raise TokenizerError(f"{path}: expected {vocab_size} tokens, found {tokenizer.vocab_size}", "choose with -z")
+        raise TokenizerError(
+            f"{path}: expected {vocab_size} tokens, as the model has, found {tokenizer.vocab_size}", CHOOSE
+        )
     return tokenizer
 
 
 def find_tokenizer(model: Path, vocab_size: int, *more: Path) -> Path | None:
-    """The tokenizer that belongs to `model`."""
-    return next((p for p in model.parent.glob("tok*.bin")), None)
+    """The tokenizer file that belongs to `model`, or None.
+
+    First the files named for it (`<stem>.tokenizer.*`, `tokenizer.*`), then any beside it, then those in the
+    folders `more`, each only if its size is `vocab_size`. If none is, a file that is named for the model
+    although it does not fit: `load_tokenizer` says what is wrong with it.
+    """
+    names = [
+        f"{stem}.{end}"
+        for stem in (f"{model.stem}.tokenizer", "tokenizer")
+        for end in ("model", "json", "bin")
+    ]
+    named = [path for name in names if (path := model.parent / name).is_file()]
+    for path in (*named, *_candidates(model.parent, "tok*.bin"), *_folders(more)):
+        if path != model and _fits(path, vocab_size):
+            return path
+    return named[0] if named else None
+
+
+def _folders(folders: tuple[Path, ...]) -> Iterator[Path]:
+    for folder in folders:
+        yield from _candidates(folder, "*.bin")
+
+
+def _candidates(folder: Path, binaries: str) -> list[Path]:
+    # Of the .bin files beside a model most are models, so only those with a telling name are opened.
+    return sorted(path for pattern in (binaries, "*.model", "*.json") for path in folder.glob(pattern))
+
+
+def _fits(path: Path, vocab_size: int) -> bool:
+    try:
+        return vocabulary_size(path) == vocab_size
+    except TokenizerError:
+        return False  # nobody asked for this file
+
+
+def vocabulary_size(path: Path) -> int:
+    """Number of tokens in a file, without building its tokenizer.
+
+    Raises:
+        TokenizerError: Missing, damaged or of an unknown format.
+    """
+    data = _read(path)
+    kind = _recognise(path, data)
+    if kind == "json":
+        return count_tokens(parse_hf_json(data))
+    if kind == "tiktoken":
+        return len(data.splitlines()) + len(SPECIAL_TOKENS)
+    if kind == "sentencepiece":
+        return SentencePieceTokenizer(path, data).vocab_size
+    return len(read_binary_vocab(path, data).pieces)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.is_dir():
+            raise TokenizerError(f"{path}: {EXPECTED}, found a folder", CHOOSE)
+        if not path.exists():
+            raise TokenizerError(f"{path}: {EXPECTED}, found no such file", CHOOSE)
+        if not path.is_file():
+            raise TokenizerError(f"{path}: {EXPECTED}, found a device or a pipe", CHOOSE)
+        if path.stat().st_size > MAX_BYTES:
+            raise TokenizerError(
+                f"{path}: {EXPECTED} of at most {MAX_BYTES >> 20} MiB, found {path.stat().st_size >> 20} MiB",
+                CHOOSE,
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise TokenizerError(f"{path}: {EXPECTED}, could not read it: {error.strerror}", CHOOSE) from None
+
+
+def _recognise(path: Path, data: bytes) -> str:
+    """The format: "json", "tiktoken", "sentencepiece" or "binary".
+
+    Raises:
+        TokenizerError: None of them.
+    """
+    head = data[:4096]
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not data:
+        found = "an empty file"
+    elif head[2:4] == b"\0\0":  # int32 length of the longest token: nothing else starts like that
+        return "binary"
+    elif head[:1] == b"\n" and head[2:3] in (b"\n", b"\x01"):  # protobuf: the first piece and its text
+        return "sentencepiece"
+    elif RANK_LINE.fullmatch(head.split(b"\n", 1)[0].rstrip(b"\r")):
+        return "tiktoken"
+    elif text.startswith(b"{"):
+        # Other JSON files (and text that only looks like it) are not worth parsing.
+        if b'"model"' in data and b'"vocab"' in data:
+            return "json"
+        found = "JSON that is not a tokenizer.json"
+    else:
+        found = next(
+            (name for start, name in _MISTAKES.items() if re.match(start, head)), "an unknown binary file"
+        )
+    raise TokenizerError(f"{path}: {EXPECTED}, found {found}", CHOOSE)

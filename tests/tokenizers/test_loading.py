@@ -1,0 +1,207 @@
+"""Recognising tokenizer files, refusing others, and finding the one that belongs to a model."""
+
+import gzip
+import io
+import json
+import os
+import pickle
+import shutil
+import struct
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from llamatui.errors import TokenizerError
+from llamatui.tokenizers.loading import find_tokenizer, load_tokenizer, vocabulary_size
+from tests.tokenizers.conftest import ALL
+
+FORMATS = {
+    "tiktoken": "tiktoken",
+    "llama3 json": "bpe",
+    "llama3 bin": "bpe",
+    "sentencepiece": "sentencepiece",
+    "llama2 bin": "llama2.c",
+    "smollm json": "bpe",
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_formats_are_recognised_by_their_contents(files: dict[str, Path], tmp_path: Path, name: str) -> None:
+    path = shutil.copy(files[name], tmp_path / "vocabulary.xyz")
+    tokenizer = load_tokenizer(path)
+    assert tokenizer.format == FORMATS[name]
+    assert vocabulary_size(path) == tokenizer.vocab_size
+    assert load_tokenizer(path, tokenizer.vocab_size).vocab_size == tokenizer.vocab_size
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_another_size_than_the_model(files: dict[str, Path], name: str) -> None:
+    size = vocabulary_size(files[name])
+    with pytest.raises(TokenizerError, match=f"expected {size + 1} tokens.* found {size}$") as raised:
+        load_tokenizer(files[name], size + 1)
+    assert "-z" in raised.value.hint
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (os.mkdir, ("pickle-was-run",))
+
+
+def zipped() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("data.pkl", pickle.dumps(Bomb()))
+    return file.getvalue()
+
+
+NOT_TOKENIZERS = {
+    "empty": (b"", "an empty file"),
+    "png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a PNG picture"),
+    "gzip": (gzip.compress(b"{}"), "a gzip archive"),
+    "zip": (zipped(), "a zip archive"),
+    "pickle 2": (pickle.dumps(Bomb(), 2), "a Python pickle"),
+    "pickle 5": (pickle.dumps(Bomb(), 5), "a Python pickle"),
+    "gguf": (b"GGUF\x03\0\0\0" + b"\0" * 100, "a GGUF model"),
+    "checkpoint": (b"24ka\x01\0\0\0" + b"\0" * 248, "a model checkpoint"),
+    "text": (b"Once upon a time\nthere was", "a text file"),
+    "newlines": (b"\n" * 100, "100 bytes that do not parse"),
+    "long text": (b"Once upon a time, \xc3\xa9. " * 1000, "a text file"),
+    "html": (b"<!DOCTYPE html><html>", "a web page"),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer"),
+    "other json": (b'{"dim": 64}', "JSON that is not a tokenizer.json"),
+    "broken json": (b'{"model": {"vocab": {', "expected JSON"),
+    "json of another kind": (b'{"model": {"vocab": 5}}', "JSON without a vocabulary"),
+    "zeros": (b"\0" * 5000, "longest token of 0 bytes"),
+    "random": (bytes(range(7, 256, 3)), "an unknown binary file"),
+    "old checkpoint": (struct.pack("<7i", 64, 172, 5, 8, 4, 512, 512) + b"\x3f" * 500, "bytes long"),
+    "few bytes": (b"\x05\0", "an unknown binary file"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_TOKENIZERS)
+def test_files_that_are_no_tokenizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    data, found = NOT_TOKENIZERS[name]
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(data)
+    with pytest.raises(TokenizerError, match=found) as raised:
+        load_tokenizer(path)
+    assert raised.value.message.startswith(f"{path}: expected ")
+    assert raised.value.hint
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_files_cut_short(files: dict[str, Path], tmp_path: Path, name: str) -> None:
+    data = files[name].read_bytes()
+    path = tmp_path / "cut"
+    # Ten places in the first half, where none of the formats can be complete.
+    for end in range(0, len(data) // 2, len(data) // 20):
+        path.write_bytes(data[: end + 5])
+        with pytest.raises(TokenizerError, match="expected"):
+            load_tokenizer(path)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match="found no such file"):
+        load_tokenizer(tmp_path / "absent")
+    with pytest.raises(TokenizerError, match="found a folder"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(TokenizerError, match="a device or a pipe"):
+        load_tokenizer(tmp_path / "pipe")
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "huge.model"
+    with path.open("wb") as file:
+        file.truncate(50 << 30)
+    start = time.perf_counter()
+    with pytest.raises(TokenizerError, match="at most 64 MiB, found 51200 MiB"):
+        load_tokenizer(path)
+    assert time.perf_counter() - start < 1
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model file, in a folder with files that are often beside one."""
+    path = tmp_path / "models" / "story.bin"
+    path.parent.mkdir()
+    path.write_bytes(struct.pack("<7i", 64, 172, 5, 8, 4, 512, 512) + b"\x3f" * 500)
+    (path.parent / "config.json").write_text(json.dumps({"vocab_size": 340, "model_type": "llama"}))
+    (path.parent / "tokyo.bin").write_bytes(path.read_bytes())
+    (path.parent / "tok.model").mkdir()
+    return path
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ["story.tokenizer.model", "story.tokenizer.bin"],
+        ["story.tokenizer.bin", "tokenizer.model"],
+        ["tokenizer.model", "tokenizer.bin"],
+        ["tokenizer.bin", "tok340.bin"],
+        ["tok340.bin", "../mine/any.bin"],
+        ["vocabulary.model", "../mine/any.bin"],
+    ],
+)
+def test_the_nearest_name_wins(files: dict[str, Path], model: Path, order: list[str]) -> None:
+    mine = model.parent.parent / "mine"
+    mine.mkdir()
+    for name in order:
+        source = files["sentencepiece" if name.endswith("model") else "llama2 bin"]
+        shutil.copy(source, model.parent / name)
+    assert find_tokenizer(model, 340, mine) == model.parent / order[0]
+    (model.parent / order[0]).unlink()
+    found = find_tokenizer(model, 340, mine)
+    assert found is not None
+    assert found.resolve() == (model.parent / order[1]).resolve()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_size_decides_among_the_users_own(files: dict[str, Path], model: Path, name: str) -> None:
+    folder = files[name].parent
+    found = find_tokenizer(model, vocabulary_size(files[name]), model.parent / "absent", folder)
+    assert found is not None
+    assert found.parent == folder
+    assert vocabulary_size(found) == vocabulary_size(files[name])
+
+
+def test_a_named_file_of_another_size_gives_way_to_one_that_fits(files: dict[str, Path], model: Path) -> None:
+    shutil.copy(files["tiktoken"], model.parent / "tokenizer.model")
+    shutil.copy(files["llama2 bin"], model.parent / "tok340.bin")
+    assert find_tokenizer(model, 340) == model.parent / "tok340.bin"
+
+
+@pytest.mark.parametrize("problem", ["damaged", "another size"])
+def test_a_named_file_is_reported_when_nothing_fits(
+    files: dict[str, Path], model: Path, problem: str
+) -> None:
+    named = model.parent / "tokenizer.bin"
+    data = files["llama2 bin"].read_bytes()
+    named.write_bytes(data[:-1] if problem == "damaged" else data)
+    assert find_tokenizer(model, 341) == named
+    with pytest.raises(TokenizerError):
+        load_tokenizer(named, 341)
+
+
+def test_nothing_is_found(model: Path) -> None:
+    (model.parent / "tok340.bin").write_bytes(b"damaged")
+    assert find_tokenizer(model, 340, model.parent.parent / "absent") is None
+
+
+@pytest.mark.real
+def test_real_files_are_found_quickly(real_data: Path) -> None:
+    model = real_data / "models" / "stories260K.bin"
+    assert find_tokenizer(model, 512) == real_data / "models" / "tok512.bin"
+    start = time.perf_counter()
+    found = find_tokenizer(model, 128256, real_data / "tokenizers")
+    assert found is not None
+    assert vocabulary_size(found) == 128256
+    assert time.perf_counter() - start < 3
