@@ -31,7 +31,8 @@ def load(path: str, **options: Any) -> "LoadedModel":
 def generate(model: "LoadedModel", prompt: str = "", *, max_tokens: int = 256, **sampling: Any) -> str:
     """The text that `model` puts behind `prompt`; `sampling` as in `llamatui.app.sampler.Sampling`."""
     from llamatui.app.engine import Limits, Session
-    from llamatui.app.sampler import Sampler, Sampling
+    from llamatui.app.sampler import Sampler
+    from llamatui.app.sampling import Sampling
 
     ids = model.encode_prompt(prompt)
     limits = Limits(max_new_tokens=max_tokens, stop_ids=model.stop_ids)

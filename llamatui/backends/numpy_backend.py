@@ -1,6 +1,8 @@
 """The readable reference: Llama in fp32 with NumPy, all heads and positions at once.
 
-Prefill is matrix-matrix work for BLAS, decode is matrix-vector. Every step writes its shapes.
+Prefill is matrix-matrix work for BLAS, decode is matrix-vector. Every step writes its shapes. Activations are
+columns, (dim, n), so that a matmul is w @ x as in the papers: with both sides in memory order, OpenBLAS was
+measured to be a fifth faster than with x @ w.T.
 """
 
 import numpy as np
@@ -47,9 +49,9 @@ class NumpyBackend(Backend):
         return w
 
     def _embed(self, ids: npt.NDArray[np.int64]) -> FloatArray:
-        """(n, dim) rows of the embedding."""
-        rows = self.checkpoint.tensors["tok_embeddings"][ids]
-        return rows.dequantize() if isinstance(rows, Q8Tensor) else rows
+        """(dim, n) columns of the embedding."""
+        rows = self.checkpoint.tensors["tok_embeddings"][ids]  # (n, dim)
+        return np.ascontiguousarray((rows.dequantize() if isinstance(rows, Q8Tensor) else rows).T)
 
     def _forward(self, tokens: npt.NDArray[np.int64], cache: KVCache, all_positions: bool) -> FloatArray:
         # exp(-x) of a very negative x is inf, and x / (1 + inf) is the 0 that SiLU means.
@@ -64,41 +66,39 @@ class NumpyBackend(Backend):
             cos, sin = rope_table(c, cache.capacity)
             self._turns = cos + 1j * sin  # (capacity, head_dim / 2)
         turns = self._turns[start:end, None]  # (n, 1, head_dim / 2)
-        x = self._embed(tokens)  # (n, dim)
+        x = self._embed(tokens)  # (dim, n)
         for layer in range(c.n_layers):
-            h = rms_norm(x, self._norms["attention_norm"][layer], c.norm_eps)  # (n, dim)
-            q = linear(h, self._w("wq", layer)).reshape(n, c.n_heads, c.head_dim)
-            k = linear(h, self._w("wk", layer)).reshape(n, c.n_kv_heads, c.head_dim)
-            v = linear(h, self._w("wv", layer)).reshape(n, c.n_kv_heads, c.head_dim)
+            h = rms_norm(x, self._norms["attention_norm"][layer], c.norm_eps)  # (dim, n)
+            q = heads(self._w("wq", layer) @ h, c.head_dim)  # (n, n_heads, head_dim)
+            k = heads(self._w("wk", layer) @ h, c.head_dim)  # (n, n_kv_heads, head_dim)
+            v = heads(self._w("wv", layer) @ h, c.head_dim)  # (n, n_kv_heads, head_dim)
             keys, values = cache.keys[layer], cache.values[layer]  # (n_kv_heads, capacity, head_dim)
             keys[:, start:end] = rotate(k, turns).transpose(1, 0, 2)
             values[:, start:end] = v.transpose(1, 0, 2)
-            h = attention(rotate(q, turns), keys[:, :end], values[:, :end])  # (n, dim)
-            x = x + linear(h, self._w("wo", layer))  # (n, dim)
-            h = rms_norm(x, self._norms["ffn_norm"][layer], c.norm_eps)  # (n, dim)
-            gate = silu(linear(h, self._w("w1", layer)))  # (n, hidden_dim)
-            gate *= linear(h, self._w("w3", layer))  # (n, hidden_dim)
-            x += linear(gate, self._w("w2", layer))  # (n, dim)
+            mixed = attention(rotate(q, turns), keys[:, :end], values[:, :end])  # (n, n_heads, head_dim)
+            x += self._w("wo", layer) @ mixed.reshape(n, c.dim).T  # (dim, n)
+            h = rms_norm(x, self._norms["ffn_norm"][layer], c.norm_eps)  # (dim, n)
+            gate = silu(self._w("w1", layer) @ h)  # (hidden_dim, n)
+            gate *= self._w("w3", layer) @ h  # (hidden_dim, n)
+            x += self._w("w2", layer) @ gate  # (dim, n)
         cache.length = end
         if not all_positions:
-            x = x[-1:]  # (1, dim)
-        logits = linear(rms_norm(x, self._norms["norm"], c.norm_eps), self._w("wcls"))  # (n or 1, vocab_size)
-        return logits if all_positions else logits[0]
-
-
-def linear(x: FloatArray, w: FloatArray) -> FloatArray:
-    """x (n, in) times w (out, in) transposed: (n, out)."""
-    # One row goes to BLAS as a matrix-vector product, which gemm would do slower.
-    return (w @ x[0])[None] if len(x) == 1 else x @ w.T
+            x = x[:, -1:]  # (dim, 1)
+        logits = self._w("wcls") @ rms_norm(x, self._norms["norm"], c.norm_eps)  # (vocab_size, n or 1)
+        return logits.T if all_positions else logits[:, 0]
 
 
 def rms_norm(x: FloatArray, weight: FloatArray, eps: float) -> FloatArray:
-    """RMSNorm (arXiv:1910.07467) over the last axis: x (n, dim), weight (dim,)."""
-    mean_square = np.einsum("nd,nd->n", x, x) / np.float32(x.shape[-1])  # (n,)
-    scale = 1 / np.sqrt(mean_square + np.float32(eps))  # (n,)
-    h: FloatArray = x * scale[:, None]  # (n, dim)
-    h *= weight
+    """RMSNorm (arXiv:1910.07467) of each column of x (dim, n); weight (dim,)."""
+    mean_square = np.einsum("dn,dn->n", x, x) / np.float32(len(x))  # (n,)
+    h: FloatArray = x * (1 / np.sqrt(mean_square + np.float32(eps)))  # (dim, n)
+    h *= weight[:, None]
     return h
+
+
+def heads(x: FloatArray, head_dim: int) -> FloatArray:
+    """Columns x (heads * head_dim, n) as rows of heads, (n, heads, head_dim)."""
+    return np.ascontiguousarray(x.T).reshape(x.shape[1], -1, head_dim)
 
 
 def silu(x: FloatArray) -> FloatArray:
@@ -123,7 +123,7 @@ def attention(q: FloatArray, keys: FloatArray, values: FloatArray) -> FloatArray
         keys, values: (n_kv_heads, positions, head_dim), the n new positions included.
 
     Returns:
-        (n, n_heads * head_dim)
+        (n, n_heads, head_dim)
     """
     n, n_heads, head_dim = q.shape
     n_kv_heads, positions, _ = keys.shape
@@ -145,4 +145,4 @@ def attention(q: FloatArray, keys: FloatArray, values: FloatArray) -> FloatArray
         mixed = scores @ values[:, :seen]  # (n_kv_heads, group * m, head_dim)
         mixed /= scores.sum(axis=-1, keepdims=True)
         out[first:last] = mixed.reshape(n_kv_heads, group, m, head_dim).transpose(2, 0, 1, 3)
-    return out.reshape(n, n_heads * head_dim)
+    return out.reshape(n, n_heads, head_dim)

@@ -1,0 +1,30 @@
+"""The terminal app: a story room and a chat room on Textual.
+
+    launch.py     what the command line hands over
+    app.py        the app: loads the model, shows errors, switches rooms
+    runner.py     the inference thread
+    room.py       what both rooms share: bars, sampling panel, stopping, draining the thread
+    story_room.py, chat_room.py
+    story.py      a story without a screen: passages and the ids they are
+    page.py, flow.py, ...   widgets, and what they draw
+
+Only this package imports Textual. Modules that are imported before the first paint import nothing that
+imports NumPy: the engine is loaded on the inference thread, while the room is already on the screen.
+"""
+
+import gc
+
+from llamatui.app.tui.launch import Launch, RoomName
+
+__all__ = ["Launch", "RoomName", "run_app"]
+
+
+def run_app(room: RoomName, options: Launch) -> int:
+    """Runs the terminal app until the user leaves it; returns the exit code."""
+    # Until the first paint nothing becomes garbage: collecting costs a tenth of the time until then.
+    gc.disable()
+    from llamatui.app.tui.app import LlamaApp
+
+    app = LlamaApp(room, options)
+    app.run()
+    return app.return_code or 0

@@ -1,0 +1,142 @@
+"""The app: loads the model while the room is already there, shows errors, switches rooms."""
+
+import gc
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, get_args
+
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+
+from llamatui.app.tui.error_screen import ErrorChoice, ErrorScreen
+from llamatui.app.tui.launch import Launch, RoomName
+from llamatui.app.tui.loading import Loading
+from llamatui.app.tui.messages import LoadFailed, LoadStep, ModelReady
+from llamatui.app.tui.room import Room
+from llamatui.app.tui.runner import Runner
+from llamatui.app.tui.themes import DARK, LIGHT
+from llamatui.errors import LlamatuiError, UsageError
+
+if TYPE_CHECKING:
+    from llamatui.app.model import LoadedModel
+
+
+class LlamaApp(App[None]):
+    TITLE = "llamatui"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+q", "app.quit", "quit", priority=True)]
+    CSS = """
+    ToastRack { align: right top; margin-top: 2; }
+    HelpPanel #widget-help { max-height: 75%; }
+    """
+
+    def __init__(self, room: RoomName, options: Launch) -> None:
+        """
+        Raises:
+            UsageError: There is no such theme.
+        """
+        # The room is there from the first paint on, without an empty screen before it.
+        self.DEFAULT_MODE = room  # type: ignore[misc]
+        super().__init__()
+        self.options = options
+        self.runner = Runner()
+        self.model: LoadedModel | None = None
+        for name in get_args(RoomName):
+            self.add_mode(name, partial(make_room, name, options, self.runner))
+        self.register_theme(DARK)
+        self.register_theme(LIGHT)
+        if options.theme not in self.available_themes:
+            raise UsageError(f"no theme is called {options.theme!r}", "choose dark or light")
+        self.theme = options.theme
+
+    @property
+    def room(self) -> Room:
+        """The room, also while something lies over it."""
+        return next(screen for screen in self.screen_stack if isinstance(screen, Room))
+
+    def on_ready(self) -> None:
+        # After the first paint: the engine's imports would hold it up.
+        self.call_after_refresh(self._load)
+
+    def _load(self) -> None:
+        gc.enable()  # see run_app
+        self.runner.submit(Loading(self, self.runner, self.options))
+
+    def on_load_step(self, message: LoadStep) -> None:
+        if self.screen_stack:  # else the app is closing
+            self.room.show_step(message.step)
+
+    def on_model_ready(self, message: ModelReady) -> None:
+        self.model = message.model
+        if self.screen_stack:
+            self._open(message.model)
+
+    def on_load_failed(self, message: LoadFailed) -> None:
+        if self.screen_stack:
+            self._fail(f"{Path(self.options.model).name} cannot be opened", message.error)
+
+    def _open(self, model: "LoadedModel") -> None:
+        try:
+            self.room.open(model)
+        except LlamatuiError as error:
+            self._fail(f"{model.name} cannot chat", error, story_instead=True)
+
+    def _fail(self, title: str, error: Exception, *, story_instead: bool = False) -> None:
+        """Shows the error; until the reader chose something else, it is also the exit code."""
+        self._return_code = error.exit_code if isinstance(error, LlamatuiError) else 1
+
+        async def chosen(choice: ErrorChoice | None) -> None:
+            self._return_code = 0
+            if choice == "story":
+                await self.action_enter("story")
+            elif choice == "retry":
+                self._load()
+
+        self.push_screen(ErrorScreen(title, error, story_instead=story_instead), chosen)
+
+    async def action_quit(self) -> None:
+        self.exit(return_code=self._return_code or 0)
+
+    async def action_enter(self, name: RoomName) -> None:
+        """Goes to a room with the same model; it is as it was left."""
+        self.room.stop()
+        await self.switch_mode(name)
+        if self.model is not None and self.room.model is None:
+            self._open(self.model)
+
+    def on_unmount(self) -> None:
+        self.runner.close()
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        dark = self.current_theme.dark
+        yield SystemCommand(
+            "Light theme" if dark else "Dark theme",
+            "Change between day and night",
+            lambda: setattr(self, "theme", "light" if dark else "dark"),
+        )
+        if isinstance(screen, Room):
+            yield SystemCommand(
+                "Sampling", "Show or hide temperature, top-p and seed", screen.action_toggle_sampling
+            )
+            yield from screen.commands()
+            other: RoomName = "chat" if screen.NAME == "story" else "story"
+            yield SystemCommand(
+                f"Go to the {other} room",
+                "With the same model; this room stays as it is",
+                lambda: self.action_enter(other),
+            )
+        for command in super().get_system_commands(screen):
+            if command.title not in ("Maximize", "Minimize"):
+                yield command
+
+
+def make_room(name: RoomName, options: Launch, runner: Runner) -> Room:
+    """Imports only the room that is entered."""
+    if name == "story":
+        from llamatui.app.tui.story_room import StoryRoom
+
+        return StoryRoom(options, runner)
+    from llamatui.app.tui.chat_room import ChatRoom
+
+    return ChatRoom(options, runner)

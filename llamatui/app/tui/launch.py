@@ -1,0 +1,30 @@
+"""What the command line hands over to the app."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from llamatui.app.engine import OverflowPolicy
+    from llamatui.app.sampling import Sampling
+
+RoomName = Literal["story", "chat"]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    model: str | Path
+    sampling: "Sampling"
+    """Where the panel starts. A seed other than 0 is locked."""
+    tokenizer: str | Path | None = None
+    backend: str | None = None
+    threads: int | None = None
+    chat_format: str = ""
+    prompt: str = ""
+    """Story: told at once. Chat: asked at once."""
+    system: str = ""
+    context: int | None = None
+    overflow: "OverflowPolicy | None" = None
+    """None: "stop" in the story room, "shift" in the chat room."""
+    theme: str = "dark"
+    """"dark", "light", or any of Textual's."""

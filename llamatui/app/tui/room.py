@@ -1,0 +1,241 @@
+"""What the rooms share: bars, sampling panel, starting and stopping, and draining the inference thread."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.screen import Screen
+from textual.timer import Timer
+from textual.widget import Widget
+from textual.widgets import Footer, Input, TextArea
+
+from llamatui.app.tui.bars import Header, Status
+from llamatui.app.tui.error_screen import explain
+from llamatui.app.tui.launch import Launch, RoomName
+from llamatui.app.tui.runner import Run, Runner
+from llamatui.app.tui.sampling_panel import SamplingPanel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from llamatui.app.engine import Generation, Session
+    from llamatui.app.model import LoadedModel
+
+FRAMES_PER_SECOND = 30
+RATES_PER_SECOND = 4  # a number that changes faster cannot be read
+
+
+class Room(Screen[None]):
+    """Subclasses say what is on the screen and what a generation's text becomes."""
+
+    NAME: ClassVar[RoomName]
+    REASONS: ClassVar[dict[str, str]] = {
+        "length": "length reached",
+        "context": "the context is full",
+        "cancelled": "stopped",
+        "error": "failed",
+    }
+    """What the status says when a generation ends; subclasses add "eos"."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "stop", "stop"),
+        Binding("escape", "home", "back"),
+        Binding("f1", "toggle_help", "help", show=False),
+    ]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 (Textual's own type)
+    DEFAULT_CSS = """
+    Room {
+        & #body { height: 1fr; }
+        & #main { width: 1fr; height: 1fr; }
+        &.-narrow SamplingPanel { display: none; }
+        &.-panel-open SamplingPanel { display: block; }
+        &.-panel-closed SamplingPanel { display: none; }
+        & Footer { padding: 0 2; }
+    }
+    """
+
+    def __init__(self, options: Launch, runner: Runner) -> None:
+        super().__init__()
+        self.options = options
+        self.runner = runner
+        self.model: LoadedModel | None = None
+        self.run: Run | None = None
+        self.announced = "opening the model"
+        """What happens until there is a model."""
+        self._rate_shown = 0.0
+        self._ticker: Timer | None = None
+
+    # What a subclass fills in.
+
+    def compose_main(self) -> ComposeResult:
+        """The widgets of the main column."""
+        raise NotImplementedError
+
+    @property
+    def session(self) -> "Session | None":
+        """What the meter measures, once there is a model."""
+        raise NotImplementedError
+
+    def opened(self, model: "LoadedModel") -> None:
+        """The model is ready.
+
+        Raises:
+            ModelError: It is none for this room.
+        """
+        raise NotImplementedError
+
+    async def receive(self, text: str) -> None:
+        """Shows what was generated since the last call."""
+        raise NotImplementedError
+
+    async def finished(self, run: Run) -> None:
+        """Records what `run` made; `self.run` is None already."""
+        raise NotImplementedError
+
+    def commands(self) -> "Iterable[SystemCommand]":
+        """What the command palette offers beside what it always does."""
+        raise NotImplementedError
+
+    @property
+    def home(self) -> Widget:
+        """What has the focus when nothing else needs it."""
+        raise NotImplementedError
+
+    # What all rooms do.
+
+    def compose(self) -> ComposeResult:
+        yield Header(self.NAME)
+        with Horizontal(id="body"):
+            with Vertical(id="main"):
+                yield from self.compose_main()
+            yield SamplingPanel(self.options.sampling)
+        yield Status()
+        yield Footer(show_command_palette=False, compact=True)
+
+    def on_mount(self) -> None:
+        self._ticker = self.set_interval(1 / FRAMES_PER_SECOND, self._tick, pause=True)
+        if self.model is None:
+            self.query_one(Header).show(Path(self.options.model).stem)
+            self.query_one(Status).say(self.announced)
+
+    def show_step(self, step: str) -> None:
+        self.query_one(Status).say(f"{self.announced}: {step}")
+
+    def open(self, model: "LoadedModel") -> None:
+        """Lets the room begin with `model`.
+
+        Raises:
+            ModelError: It is none for this room.
+        """
+        self.opened(model)
+        self.model = model
+        backend = model.backend
+        threads = f"{backend.threads} thread{'s' if backend.threads != 1 else ''}"
+        self.query_one(Header).show(f"{model.name} · {backend.name} · {threads}")
+        self.query_one(Status).say("ready")
+        self._show_context()
+        self.refresh_bindings()
+
+    def announce(self, text: str) -> None:
+        """Says what follows as soon as the model is ready."""
+        self.announced = text
+        self.query_one(Status).say(text)
+
+    @property
+    def busy(self) -> bool:
+        return self.run is not None
+
+    def generate(self, start: "Callable[[], Generation]") -> None:
+        """Starts a generation on the inference thread; `receive` and `finished` follow."""
+        assert self.model is not None
+        assert self._ticker is not None
+        self.run = Run(start, self.model.tokenizer)
+        self.runner.submit(self.run)
+        self.query_one(Status).say("reading")
+        self._ticker.resume()
+        self.refresh_bindings()
+
+    async def _tick(self) -> None:
+        run = self.run
+        if run is None:
+            return
+        text, done = run.drain()
+        if text:
+            await self.receive(text)
+        if done:
+            await self._finish(run)
+        elif (now := time.monotonic()) - self._rate_shown > 1 / RATES_PER_SECOND:
+            self._rate_shown = now
+            self._show_progress(run)
+
+    async def _finish(self, run: Run) -> None:
+        assert self._ticker is not None
+        self._ticker.pause()
+        self.run = None
+        await self.finished(run)
+        self._show_progress(run)
+        if run.error is not None:
+            message, hint = explain(run.error)
+            self.query_one(Status).say(f"{message}: {hint}" if hint else message, "$text-error")
+        elif run.generation is not None:
+            self.query_one(Status).say(self.REASONS.get(run.generation.finish_reason, ""))
+        self.refresh_bindings()
+
+    def _show_progress(self, run: Run) -> None:
+        generation = run.generation
+        if generation is None:
+            return
+        if not generation.new_tokens:
+            unread = len(generation.prompt) - generation.cached_tokens
+            self.query_one(Status).say(f"reading {generation.processed}/{unread}")
+        elif self.busy:
+            self.query_one(Status).say("writing")
+        self.query_one(Header).show_rate(generation.timings.decode_tps)
+        self.query_one(SamplingPanel).show_seed(generation.sampler.seed)
+        self._show_context(generation.dropped_tokens)
+
+    def _show_context(self, dropped: int = 0) -> None:
+        if self.session is not None:
+            self.query_one(Status).show_context(len(self.session.tokens), self.session.context, dropped)
+
+    @property
+    def typing(self) -> bool:
+        """Whether keys are letters now."""
+        return isinstance(self.focused, Input | TextArea)
+
+    def stop(self) -> None:
+        """Ends the generation; what it made so far stays."""
+        if self.run is not None:
+            self.run.cancel()
+
+    def action_stop(self) -> None:
+        self.stop()
+
+    def action_home(self) -> None:
+        self.home.focus()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "stop":
+            return self.busy
+        if action == "home":
+            return not self.busy and self.focused is not self.home
+        return True
+
+    def action_toggle_sampling(self) -> None:
+        panel = self.query_one(SamplingPanel)
+        shown = panel.display
+        self.set_class(not shown, "-panel-open")
+        self.set_class(shown, "-panel-closed")
+        if shown:
+            self.home.focus()
+        else:
+            panel.query_one("#temperature").focus()
+
+    def action_toggle_help(self) -> None:
+        if self.query("HelpPanel"):
+            self.app.action_hide_help_panel()
+        else:
+            self.app.action_show_help_panel()

@@ -1,0 +1,131 @@
+"""The inference thread, and what a screen sees of it.
+
+One thread does everything, loading included: a session belongs to one thread at a time, and OpenMP keeps
+a pool of workers per calling thread. The thread appends to a deque that the screen drains 30 times a second;
+a call into the event loop per token would cost 95 % of the speed.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llamatui.app.engine import Generation, TokenRecord
+    from llamatui.tokenizers.base import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One token and the text that it completed: "" inside a character."""
+
+    record: "TokenRecord"
+    text: str
+
+
+class Run:
+    """One generation: made by a screen, called on the inference thread, drained by the screen.
+
+    Attributes:
+        generation: None until the thread got to it, or if it could not start.
+        pieces: All that were drained so far.
+        error: What ended it, unless it ended well.
+    """
+
+    def __init__(self, start: "Callable[[], Generation]", tokenizer: "Tokenizer") -> None:
+        self._start = start
+        self._tokenizer = tokenizer
+        self._fresh: deque[Piece] = deque()
+        self._cancelled = threading.Event()
+        self._done = threading.Event()
+        self.generation: Generation | None = None
+        self.pieces: list[Piece] = []
+        self.error: Exception | None = None
+
+    def __call__(self) -> None:
+        from llamatui.tokenizers.base import StreamDecoder
+
+        try:
+            self.generation = generation = self._start()
+            if self._cancelled.is_set():  # before there was a generation to cancel
+                generation.cancel()
+            decoder = StreamDecoder(self._tokenizer, after=generation.prompt[-1])
+            for record in generation:
+                self._fresh.append(Piece(record, decoder.push(record.id)))
+        except Exception as error:  # shown in the transcript; the app goes on
+            self.error = error
+        finally:
+            self._done.set()
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+        if self.generation is not None:
+            self.generation.cancel()
+
+    def drain(self) -> tuple[str, bool]:
+        """The text since the last call, and whether that was all."""
+        done = self._done.is_set()  # asked first: what is appended until then is drained below
+        text = []
+        while self._fresh:
+            piece = self._fresh.popleft()
+            self.pieces.append(piece)
+            text.append(piece.text)
+        return "".join(text), done
+
+    def complete_pieces(self) -> list[Piece]:
+        """`pieces` without an unfinished character at the end, so that going on cannot tear it."""
+        end = len(self.pieces)
+        while end and not self.pieces[end - 1].text:
+            end -= 1
+        return self.pieces[:end]
+
+
+class Closing(Exception):  # noqa: N818 (no error)
+    """Raised inside a job to leave it, because the app is closing."""
+
+
+class Runner:
+    """Runs jobs one after another on a thread of its own, which starts with the first job."""
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._current: Run | None = None
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """`job` handles its own errors; only `Closing` may leave it."""
+        if self._closing.is_set():
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="inference")
+            self._thread.start()
+        if isinstance(job, Run):
+            self._current = job
+        self._jobs.put(job)
+
+    def check(self) -> None:
+        """Called by long jobs now and then: raises `Closing` once the app is."""
+        if self._closing.is_set():
+            raise Closing
+
+    def close(self) -> None:
+        """Cancels what is under way and waits for the thread to end."""
+        self._closing.set()
+        if self._current is not None:
+            self._current.cancel()
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if self._closing.is_set():
+                continue
+            try:
+                job()
+            except Closing:
+                continue

@@ -1,0 +1,52 @@
+"""Edits the system prompt."""
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Label, TextArea
+
+
+class SystemDialog(ModalScreen[str | None]):
+    """Dismissed with the new prompt, or None if it stays as it is."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+s", "save", "save"),
+        Binding("escape", "dismiss(None)", "leave as it is"),
+    ]
+    DEFAULT_CSS = """
+    SystemDialog {
+        align: center middle;
+        & Vertical {
+            width: 76; max-width: 96%; height: auto; max-height: 96%; padding: 1 2;
+            background: $surface; border-left: outer $accent;
+        }
+        & .title { text-style: bold; }
+        & .hint { color: $text-muted; width: 1fr; }
+        & TextArea, & TextArea:focus {
+            height: auto; min-height: 4; max-height: 10; margin: 1 0; border: none; padding: 0 1;
+            background: $background;
+        }
+    }
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
+    def compose(self) -> ComposeResult:
+        with Vertical():
+            yield Label("Who shall the model be?", classes="title")
+            yield TextArea(
+                self._text, highlight_cursor_line=False, placeholder="You are a helpful assistant."
+            )
+            yield Label("Ctrl+S saves it, from the next message on. Esc leaves it as it is.", classes="hint")
+
+    def on_mount(self) -> None:
+        area = self.query_one(TextArea)
+        area.move_cursor(area.document.end)
+
+    def action_save(self) -> None:
+        self.dismiss(self.query_one(TextArea).text.strip())

@@ -1,0 +1,112 @@
+"""A conversation's turns, and what the session sees of them."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from llamatui.app.conversation import Conversation
+from llamatui.app.engine import Limits
+from llamatui.app.sampler import Sampler
+from llamatui.app.sampling import Sampling
+from llamatui.errors import UsageError
+from llamatui.tokenizers.base import Tokenizer
+from llamatui.tokenizers.chat_formats import CHATML
+
+
+class Characters(Tokenizer):
+    """An id per character; two control tokens."""
+
+    format = "test"
+    vocab_size = 130
+    bos_id = -1
+    eos_ids = frozenset({129})
+    special_tokens = {"<|im_start|>": 128, "<|im_end|>": 129}  # noqa: RUF012
+    adds_bos = False
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        return [ord(character) for character in text]
+
+    def decode_bytes(self, token: int) -> bytes:
+        return bytes([token]) if token < 128 else b""
+
+
+class Echo:
+    """Answers "ok" and ends its turn."""
+
+    prefill_chunk = 64
+    config = SimpleNamespace(max_seq_len=256, n_layers=1, n_kv_heads=1, head_dim=1)
+
+    def forward(self, tokens, cache):
+        cache.length += len(tokens)
+        logits = np.zeros(130, np.float32)
+        logits[{ord("\n"): ord("o"), ord("o"): ord("k")}.get(tokens[-1], 129)] = 9
+        return logits
+
+
+@pytest.fixture
+def chat() -> Conversation:
+    model = SimpleNamespace(
+        tokenizer=Characters(),
+        backend=Echo(),
+        chat_format=CHATML,
+        stop_ids=frozenset({129}),
+        path=Path("m.bin"),
+    )
+    return Conversation(model, "be kind")
+
+
+def answer(chat: Conversation, limits: Limits | None = None) -> str:
+    generation = chat.start(Sampler(Sampling(temperature=0)), limits)
+    text = "".join(chr(record.id) for record in generation)
+    chat.finish(generation.new_tokens, text)
+    return text
+
+
+def test_turns_alternate_and_the_cache_is_used(chat):
+    chat.ask("hi")
+    assert answer(chat) == "ok"
+    chat.ask("and?")
+    generation = chat.start(Sampler(Sampling(temperature=0)))
+    assert generation.cached_tokens >= len("be kind") + len("ok")
+    assert [(m.role, m.content) for m in chat.messages] == [
+        ("system", "be kind"), ("user", "hi"), ("assistant", "ok"), ("user", "and?"),
+    ]  # fmt: skip
+    assert chat.turns[1].ids == (ord("o"), ord("k"))
+
+
+def test_limits_are_completed_not_replaced(chat):
+    chat.ask("hi")
+    generation = chat.start(Sampler(Sampling()), Limits(max_new_tokens=1, overflow="shift"))
+    assert generation.limits.max_new_tokens == 1
+    assert generation.limits.overflow == "shift"
+    assert generation.limits.stop_ids == frozenset({129})
+    kept = Characters().decode(generation.prompt[: generation.limits.keep])
+    assert kept == "system\nbe kind\n"
+
+
+def test_regenerate_and_withdraw(chat):
+    chat.ask("hi")
+    answer(chat)
+    chat.regenerate()
+    assert [message.role for message in chat.turns] == ["user"]
+    assert answer(chat) == "ok"
+    chat.ask("never mind")
+    assert chat.withdraw() == "never mind"
+    assert len(chat.turns) == 2
+
+
+def test_new_system_prompt_holds_from_the_next_answer_on(chat):
+    chat.system = ""
+    chat.ask("hi")
+    assert "be kind" not in Characters().decode(chat.start(Sampler(Sampling())).prompt)
+
+
+def test_turns_out_of_order_are_refused(chat):
+    for wrong in (chat.regenerate, chat.withdraw, lambda: chat.start(Sampler(Sampling()))):
+        with pytest.raises(UsageError):
+            wrong()
+    chat.ask("one")
+    with pytest.raises(UsageError):
+        chat.ask("two")

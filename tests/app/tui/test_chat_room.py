@@ -1,0 +1,229 @@
+"""The chat room on a scripted backend: what is said is known, so what is shown can be checked."""
+
+import threading
+
+import pytest
+from textual import events
+from textual.widgets import TextArea
+
+from llamatui.app.tui.bars import Status
+from llamatui.app.tui.composer import Composer
+from llamatui.app.tui.system_dialog import SystemDialog
+from llamatui.app.tui.transcript import Answer, Note, Question, Transcript, Welcome
+
+
+def composer(room) -> Composer:
+    return room.query_one(Composer)
+
+
+def texts(room, kind) -> list[str]:
+    if kind is Answer:
+        return [answer.source for answer in room.query(Answer)]
+    return [str(widget.content) for widget in room.query(kind)]
+
+
+@pytest.fixture
+def ask(wait_until, write):
+    async def ask(room, pilot, text):
+        before = len(room.conversation.turns)
+        await write(pilot, text)
+        await pilot.press("enter")
+        await wait_until(lambda: len(room.conversation.turns) == before + 2 and not room.busy, "an answer")
+        await pilot.pause()
+
+    return ask
+
+
+async def test_answers_stream_as_markdown(open_room, ask, say):
+    say("## Yes\n\n- *one*\n- [bold]two[/]\n")
+    async with open_room("chat") as (room, pilot):
+        assert room.query_one(Welcome).display
+        await ask(room, pilot, "hi [x] there")
+        assert not room.query_one(Welcome).display
+        assert texts(room, Question) == ["hi [x] there"]
+        assert texts(room, Answer) == ["## Yes\n\n- *one*\n- [bold]two[/]\n"]
+        assert room.query_one("MarkdownH2")
+        assert [message.role for message in room.conversation.turns] == ["user", "assistant"]
+        assert composer(room).text == ""
+        assert room.focused is composer(room)
+
+
+async def test_esc_keeps_the_partial_answer_and_the_chat_goes_on(open_room, ask, say, write, wait_until):
+    gate = threading.Semaphore(4)
+    say("one two", gate)
+    async with open_room("chat") as (room, pilot):
+        await write(pilot, "go")
+        await pilot.press("enter")
+        await wait_until(lambda: texts(room, Answer) == ["one "])
+        await write(pilot, "next")
+        await pilot.press("enter")  # not now: the text stays
+        assert composer(room).text == "next"
+        await pilot.press("escape")
+        gate.release()
+        await wait_until(lambda: not room.busy)
+        await pilot.pause()
+        assert texts(room, Note) == ["stopped"]
+        assert room.conversation.turns[1].content.startswith("one ")
+        say("three")
+        await pilot.press("enter")
+        await wait_until(lambda: len(room.conversation.turns) == 4)
+        assert texts(room, Question) == ["go", "next"]
+        assert texts(room, Answer)[1] == "three"
+
+
+async def test_regenerate(open_room, ask, say, wait_until):
+    say("first")
+    async with open_room("chat") as (room, pilot):
+        await ask(room, pilot, "hi")
+        say("second")
+        await pilot.press("ctrl+r")
+        await wait_until(lambda: not room.busy and texts(room, Answer) == ["second"])
+        assert texts(room, Question) == ["hi"]
+        assert [message.content for message in room.conversation.turns] == ["hi", "second"]
+
+
+async def test_regenerate_does_nothing_before_the_first_answer(open_room):
+    async with open_room("chat") as (room, pilot):
+        await pilot.press("ctrl+r", "ctrl+n")
+        await pilot.pause()
+        assert room.query_one(Welcome).display
+
+
+async def test_composer_grows_with_its_lines(open_room, write):
+    async with open_room("chat") as (room, pilot):
+        heights = []
+        for _ in range(12):
+            await write(pilot, "a\n")
+            await pilot.pause()
+            heights.append(composer(room).size.height)
+        assert heights[:3] == [2, 3, 4]
+        assert heights[-1] == 8
+        await pilot.press("b")
+        assert composer(room).text == "a\n" * 12 + "b"
+
+
+async def test_paste_is_never_sent(open_room, say):
+    say("no")
+    async with open_room("chat") as (room, pilot):
+        composer(room).post_message(events.Paste("one\r\n/new\rthree\n"))
+        await pilot.pause()
+        assert composer(room).text == "one\n/new\nthree\n"
+        assert not room.conversation.turns
+        assert not room.busy
+
+
+async def test_enter_does_not_overtake_the_letters_before_it(open_room, say, wait_until):
+    say("yes")
+    async with open_room("chat") as (room, pilot):
+        for key, character in (("h", "h"), ("i", "i"), ("enter", "\r")):
+            pilot.app.post_message(events.Key(key, character))
+        await wait_until(lambda: len(room.conversation.turns) == 2)
+        assert texts(room, Question) == ["hi"]
+
+
+async def test_empty_message_is_not_sent(open_room, write):
+    async with open_room("chat") as (room, pilot):
+        await write(pilot, "  \n")
+        await pilot.press("enter")
+        assert not room.conversation.turns
+
+
+async def test_system_prompt_holds_from_the_next_message_on(open_room, ask, say, write):
+    say("hm", again=2)
+    async with open_room("chat", system="old") as (room, pilot):
+        await ask(room, pilot, "a")
+        await pilot.press("ctrl+s")
+        await pilot.pause()
+        assert isinstance(pilot.app.screen, SystemDialog)
+        area = pilot.app.screen.query_one(TextArea)
+        assert area.text == "old"
+        area.text = "new"
+        await pilot.press("ctrl+s")
+        await pilot.pause()
+        assert room.conversation.system == "new"
+        assert any("next message" in note.message for note in pilot.app._notifications)
+        await ask(room, pilot, "b")
+        assert "new" in room.model.tokenizer.decode(room.session.tokens)
+
+        await pilot.press("ctrl+s", "x", "escape")
+        await pilot.pause()
+        assert room.conversation.system == "new"
+
+
+async def test_forgotten_words_are_shown(open_room, ask, say):
+    say("answer " * 12)
+    async with open_room("chat") as (room, pilot):
+        await ask(room, pilot, "hello?")
+        (note,) = texts(room, Note)
+        assert note.startswith("The context of 96 tokens was full: the oldest ")
+        assert "forgotten" in room.query_one(Status).right.plain
+
+
+async def test_question_that_does_not_fit_comes_back(open_room, ask, say, wait_until, write):
+    say("no")
+    async with open_room("chat", context=24, overflow="stop") as (room, pilot):
+        await write(pilot, "what is the meaning of this?")
+        await pilot.press("enter")
+        await wait_until(lambda: texts(room, Note))
+        assert "Ctrl+N" in texts(room, Note)[0]
+        assert composer(room).text == "what is the meaning of this?"
+        assert not room.conversation.turns
+        assert not texts(room, Question)
+
+
+async def test_error_policy_shows_the_error(open_room, wait_until, say, write):
+    say("answer " * 20)
+    async with open_room("chat", overflow="error") as (room, pilot):
+        await write(pilot, "hi")
+        await pilot.press("enter")
+        await wait_until(lambda: texts(room, Note))
+        assert "do not fit the context of 96" in texts(room, Note)[0]
+        assert texts(room, Answer)[0].startswith("answer ")
+        assert pilot.app.is_running
+
+
+async def test_error_mid_answer_keeps_what_was_said(open_room, ask, say):
+    say("well then", fail_after=4)
+    async with open_room("chat") as (room, pilot):
+        await ask(room, pilot, "hi")
+        assert texts(room, Answer) == ["well"]
+        assert "RuntimeError: the [bold]wires[/] burnt" in texts(room, Note)[0]
+        say("fine")
+        await ask(room, pilot, "again")
+        assert texts(room, Answer) == ["well", "fine"]
+
+
+async def test_new_chat(open_room, ask, say):
+    say("a", again=2)
+    async with open_room("chat") as (room, pilot):
+        await ask(room, pilot, "hi")
+        await pilot.press("ctrl+n")
+        await pilot.pause()
+        assert room.query_one(Welcome).display
+        assert not texts(room, Question)
+        await ask(room, pilot, "ho")
+        assert texts(room, Question) == ["ho"]
+
+
+async def test_control_characters_never_reach_the_terminal(open_room, ask, say, shown):
+    say("a\x1b[31mb\x07\r\x9b c")
+    async with open_room("chat") as (room, pilot):
+        await ask(room, pilot, "hi")
+        assert texts(room, Answer) == ["a␛[31mb␇� c"]
+
+
+async def test_tall_answer_is_followed_to_its_end(open_room, ask, say):
+    say("a\n\n" * 18)
+    async with open_room("chat", size=(60, 15)) as (room, pilot):
+        await ask(room, pilot, "hi")
+        await pilot.pause()
+        transcript = room.query_one(Transcript)
+        assert transcript.scroll_offset.y == transcript.max_scroll_y > 0
+
+
+async def test_short_chat_begins_at_the_top(open_room, ask, say):
+    say("a")
+    async with open_room("chat") as (room, pilot):
+        await ask(room, pilot, "hi")
+        assert room.query_one(Transcript).scroll_offset.y == 0
+        assert room.query_one(Question).region.y == room.query_one(Transcript).region.y + 1
