@@ -1,10 +1,10 @@
 """The project's tasks, for any machine with Python: python tasks.py lint types test bench (or all of them).
 
-    lint    ruff: style, imports, formatting
-    types   mypy, strict
-    test    pytest, the whole suite
-    bench   benchmarks/speed.py at the 15M shape; run that file itself for peers and other shapes
-    check   lint, types and test
+lint    ruff: style, imports, formatting
+types   mypy, strict
+test    pytest, the whole suite
+bench   benchmarks/speed.py at the 15M shape; run that file itself for peers and other shapes
+check   lint, types and test
 """
 
 import subprocess

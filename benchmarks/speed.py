@@ -1,7 +1,7 @@
 """Our backends against llama2.c and llama.cpp: interleaved rounds in one run, medians, ratios.
 
     python benchmarks/speed.py --shape 110M
-    python benchmarks/speed.py model.bin --run ./run --tokenizer tokenizer.bin --llama-bench ./llama-bench --gguf m.gguf
+    python benchmarks/speed.py m.bin --run ./run --tokenizer t.bin --llama-bench ./llama-bench --gguf m.gguf
 
 Peers are programs that you have built; `--run` is llama2.c's or llama3.2.c's. Decode is `-n` tokens from an
 empty context with sampling, prefill is a prompt of `-p` tokens.
@@ -27,7 +27,9 @@ Measure = Callable[[], float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", nargs="?", type=Path, help="fp32 checkpoint; or use --shape")
     parser.add_argument("--shape", choices=SHAPES, help="random weights of a known shape, instead of a model")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

@@ -4,7 +4,6 @@ This module is imported for `--help`, so it stays light.
 """
 
 import os
-import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -83,11 +82,13 @@ def resolve(flags: dict[str, Any] | None = None) -> tuple[Settings, dict[str, So
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    import tomllib
+
     try:
         with path.open("rb") as file:
             content = tomllib.load(file)
-    except FileNotFoundError:
-        return {}
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read: {error}", "mend it, or move it away") from error
     known = [field.name for field in fields(Settings)]
