@@ -256,7 +256,7 @@ MISTAKES = {
     "tokenizer of another size": (["generate", "MODEL", "-z", "SMALL"], 3, "300.*280|280.*300"),
     "tokenizer a picture": (["generate", "MODEL", "-z", "PNG"], 3, "x.png"),
     "temperature": (["generate", "MODEL", "-t", "-1"], 2, "temperature must be in"),
-    "not a number": (["generate", "MODEL", "-t", "warm"], 2, "valid number"),
+    "not a number": (["generate", "MODEL", "-t", "warm"], 2, "valid float"),
     "unknown flag": (["generate", "MODEL", "--wat"], 2, "wat"),
     "unknown command": (["tell"], 2, "tell"),
     "unknown backend": (["generate", "MODEL", "--backend", "cuda"], 1, "no backend is called 'cuda'"),
