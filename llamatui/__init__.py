@@ -22,14 +22,20 @@ def __getattr__(name: str) -> str:
 
 
 def load(path: str, **options: Any) -> "LoadedModel":
-    """Opens a model; see `llamatui.app.model.load_model` for the options and errors."""
+    """Opens a model; see `llamatui.app.model.load_model` for the options and errors.
+
+    `threads` holds for NumPy's BLAS only if NumPy has not been imported before.
+    """
+    from llamatui.backends.threads import limit_blas_threads
+
+    limit_blas_threads(options.get("threads"))
     from llamatui.app.model import load_model
 
     return load_model(path, **options)
 
 
 def generate(model: "LoadedModel", prompt: str = "", *, max_tokens: int = 256, **sampling: Any) -> str:
-    """The text that `model` puts behind `prompt`; `sampling` as in `llamatui.app.sampler.Sampling`."""
+    """The text that `model` puts behind `prompt`; `sampling` as in `llamatui.app.sampling.Sampling`."""
     from llamatui.app.engine import Limits, Session
     from llamatui.app.sampler import Sampler
     from llamatui.app.sampling import Sampling

@@ -6,7 +6,7 @@
         CheckpointError           ... the model file
         TokenizerError            ... the tokenizer file
       MissingExtraError        1  an optional package is not installed
-      BackendError             1  a backend is unknown or failed
+      BackendError             1  a backend cannot be imported, or failed
       ContextOverflowError     4  the text does not fit the context, under `--overflow error`
 
 A message says what was expected and what was found; `hint` says what to do next.

@@ -104,5 +104,5 @@ def _convert(value: Any, kind: type, where: str) -> Any:
         if isinstance(value, bool) or not isinstance(value, accepted):
             raise ValueError
         return kind(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise UsageError(f"{where}: expected {kind.__name__}, found {value!r}") from None

@@ -35,11 +35,17 @@ class Conversation:
         self.session = Session(model.backend, context)
         self.system = system
         self.turns: list[Message] = []
+        self._told = 0  # turns before this one no longer fit the context
 
     @property
     def messages(self) -> list[Message]:
         """The system prompt, if there is one, and all turns."""
         return [*self._system_messages, *self.turns]
+
+    def _ids(self) -> list[int]:
+        """Of the system prompt and the turns that still fit, up to where the answer goes."""
+        told = [*self._system_messages, *self.turns[self._told :]]
+        return self.format.render(self.model.tokenizer, told)
 
     def ask(self, text: str) -> None:
         """Adds a user's turn."""
@@ -56,12 +62,22 @@ class Conversation:
         """
         if not self.turns or self.turns[-1].role != "user":
             raise UsageError("there is no question to answer")
+        limits = limits or Limits()
+        whole = len(self._ids())
+        if limits.overflow == "shift" and whole > self.session.context:
+            # Whole turns, and to the half: what is left grows again with its cache, instead of being cut
+            # at another place with every question.
+            while len(self._ids()) > self.session.context // 2 and self._told + 1 < len(self.turns):
+                self._told += 2
+        ids = self._ids()
         limits = replace(
-            limits or Limits(),
+            limits,
             stop_ids=self.model.stop_ids | self.format.stop_ids(self.model.tokenizer),
             keep=max(1, self.format.system_length(self.model.tokenizer, self.messages)),
         )
-        return self.session.start(self.format.render(self.model.tokenizer, self.messages), sampler, limits)
+        generation = self.session.start(ids, sampler, limits)
+        generation.dropped_tokens += whole - len(ids)
+        return generation
 
     def finish(self, ids: Sequence[int], text: str) -> None:
         """Records the answer as it is, also a partial or an empty one: turns must alternate."""

@@ -266,7 +266,7 @@ class Generation:
 
     def _shortened(self, tokens: list[int], length: int) -> list[int]:
         """`tokens` cut to `length`: the first `keep` stay, then the newest."""
-        keep = min(self.limits.keep, length - 1)
+        keep = min(self.limits.keep, length // 2)  # a long system prompt must leave room for the question
         tail = length - keep
         self.dropped_tokens += len(tokens) - length
         return tokens[:keep] + tokens[-tail:]

@@ -13,9 +13,9 @@ from platformdirs import user_cache_path, user_data_path
 from llamatui.backends.base import Backend
 from llamatui.backends.checkpoint import Checkpoint
 from llamatui.backends.registry import DEFAULT, create_backend
-from llamatui.errors import ModelError
+from llamatui.errors import ModelError, UsageError
 from llamatui.tokenizers.base import Tokenizer
-from llamatui.tokenizers.chat_formats import ChatFormat, chat_format_for
+from llamatui.tokenizers.chat_formats import CHAT_FORMATS, ChatFormat, chat_format_for
 from llamatui.tokenizers.loading import find_tokenizer, load_tokenizer
 
 
@@ -43,18 +43,30 @@ class LoadedModel:
         return self.tokenizer.eos_ids | bos | frozenset(self.checkpoint.config.eos_ids)
 
     def encode_prompt(self, text: str, *, special: bool = False) -> list[int]:
-        """Ids of a text to go on from, never empty: BOS first where the vocabulary begins texts with it."""
+        """Ids of a text to go on from: BOS first where the vocabulary begins texts with it, or nothing else.
+
+        Raises:
+            UsageError: The text is empty, and the vocabulary has no BOS to begin with.
+        """
         ids = self.tokenizer.encode(text, bos=self.tokenizer.adds_bos, special=special)
-        return ids or [max(self.tokenizer.bos_id, 0)]
+        if not ids and self.tokenizer.bos_id < 0:
+            raise UsageError("this model cannot begin from nothing", "give it a first word (-i)")
+        return ids or [self.tokenizer.bos_id]
 
     @cached_property
     def chat_format(self) -> ChatFormat:
         """The format to chat in.
 
         Raises:
-            ModelError: Neither the user, the file nor the vocabulary says.
+            ModelError: Neither the user, the file nor the vocabulary says, or the file says an unknown one.
         """
-        return chat_format_for(self.tokenizer, self.chat_format_name or self.checkpoint.config.chat_format)
+        known = self.checkpoint.config.chat_format
+        if known and not self.chat_format_name and known not in CHAT_FORMATS:
+            raise ModelError(
+                f"{self.path}: the chat format {known!r} of this file is not known here",
+                f"choose one: --chat-format {' | '.join(CHAT_FORMATS)}",
+            )
+        return chat_format_for(self.tokenizer, self.chat_format_name or known)
 
 
 def load_model(

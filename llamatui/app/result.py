@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llamatui.app.engine import Generation, TokenRecord
-from llamatui.app.model import LoadedModel, file_sha256
+from llamatui.app.model import LoadedModel
 from llamatui.app.sampler import Sampler
-from llamatui.errors import LlamatuiError
+from llamatui.errors import ContextOverflowError, LlamatuiError
 from llamatui.tokenizers.base import Tokenizer
 
 SCHEMA = "llamatui.generate/1"
@@ -27,6 +27,8 @@ class Result:
     text: str = ""
     stop_sequence: str | None = None
     load_s: float = 0.0
+    sha256: str = ""
+    """Of the model file."""
     warnings: list[str] = field(default_factory=list)
     records: list[TokenRecord] | None = None
     """Only with `--logprobs`."""
@@ -42,7 +44,7 @@ class Result:
             "model": {
                 "name": model.name,
                 "path": str(model.path),
-                "sha256": file_sha256(model.path),
+                "sha256": self.sha256,
                 "params": model.checkpoint.config.n_params,
                 "format": f"v{model.checkpoint.version}",
             },
@@ -63,7 +65,7 @@ class Result:
             "stop_sequence": self.stop_sequence,
             "context": {
                 "limit": generation.session.context,
-                "used": len(generation.session.tokens),
+                "used": generation.session.cache.length,
                 "policy": generation.limits.overflow,
                 "dropped_tokens": generation.dropped_tokens,
             },
@@ -89,17 +91,25 @@ class Result:
         return content
 
 
-def failure_json(prompt: str, mode: str, error: LlamatuiError) -> dict[str, Any]:
-    """The object for a run that failed before it began."""
+def failure_json(prompt: str, mode: str, error: LlamatuiError | None = None) -> dict[str, Any]:
+    """The object for a run that ended before it began: by an error, or interrupted where there is none."""
     empty = Result(prompt, mode)
+    reason = "context" if isinstance(error, ContextOverflowError) else "error" if error else "cancelled"
     return {
         "schema": SCHEMA,
         "id": empty.id,
         "created_at": empty.created_at,
+        "model": None,
+        "backend": None,
         "mode": mode,
+        "sampling": None,
         "prompt": prompt,
         "text": "",
-        "finish_reason": "error",
+        "finish_reason": reason,
+        "stop_sequence": None,
+        "context": None,
+        "usage": None,
+        "timings": None,
         "warnings": [],
         "error": error_json(error),
     }

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamatui.app.sampling import MAX_SEED, Sampling
-from llamatui.errors import BackendError
+from llamatui.errors import ModelError
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -39,16 +39,16 @@ class Sampler:
         """A token id for logits (vocab_size,). `recent`: the text so far, for the repetition penalty.
 
         Raises:
-            BackendError: The logits are not numbers.
+            ModelError: The logits are not numbers.
         """
         s = self.settings
         logits = self._penalized(logits, recent)
-        best = int(logits.argmax())
-        if not np.isfinite(logits[best]):
-            raise BackendError(
+        if not np.isfinite(logits).all():
+            raise ModelError(
                 "the model produced values that are not numbers",
                 "its weights are damaged: get the file again",
             )
+        best = int(logits.argmax())
         if s.temperature == 0:
             return best
         probabilities = self._probabilities(logits)

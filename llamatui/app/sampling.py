@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from llamatui.errors import UsageError
 
 MAX_SEED = (1 << 64) - 1
+MIN_TEMPERATURE = 1e-5  # below it, float32 logits overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +42,5 @@ class Sampling:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise UsageError(f"{name} must be in {low}..{high}, found {value}")
+        if 0 < self.temperature < MIN_TEMPERATURE:
+            raise UsageError(f"temperature must be 0 or at least {MIN_TEMPERATURE}, found {self.temperature}")

@@ -50,8 +50,8 @@ class KVCache:
             )
         if needed > self.capacity:
             capacity = min(self.max_seq_len, max(needed, 2 * self.capacity, 256))
-            self.keys = self._grown(self.keys, capacity)
-            self.values = self._grown(self.values, capacity)
+            # Both or none: without memory for the second, the cache stays as it was.
+            self.keys, self.values = self._grown(self.keys, capacity), self._grown(self.values, capacity)
 
     def _grown(self, old: FloatArray, capacity: int) -> FloatArray:
         new = np.empty((*old.shape[:2], capacity, old.shape[3]), np.float32)

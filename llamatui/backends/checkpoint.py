@@ -207,7 +207,10 @@ def check_config(config: ModelConfig, where: str) -> None:
     for token in (*c.eos_ids, max(c.bos_id, 0)):
         require(0 <= token < c.vocab_size, f"token id {token} is outside the vocabulary of {c.vocab_size}")
     if c.group_size:
-        require(0 < c.group_size <= MAX_DIMENSION, f"group size must be positive, found {c.group_size}")
+        require(
+            0 < c.group_size <= MAX_DIMENSION,
+            f"group size must be in 1..{MAX_DIMENSION}, found {c.group_size}",
+        )
         for name, dim in (("dim", c.dim), ("hidden_dim", c.hidden_dim)):
             require(
                 dim % c.group_size == 0,
@@ -233,7 +236,9 @@ def _unpack_extension(header: bytes, config: ModelConfig, where: str) -> ModelCo
     ) = EXTENSION.unpack_from(header, EXTENSION_OFFSET)  # fmt: skip
     if tag != EXTENSION_TAG:
         return config
-    if revision != EXTENSION_REVISION or n_eos > MAX_EOS_IDS:
+    if n_eos > MAX_EOS_IDS:
+        raise CheckpointError(f"{where}: expected at most {MAX_EOS_IDS} eos ids, found {n_eos}")
+    if revision != EXTENSION_REVISION:
         raise CheckpointError(
             f"{where}: header extension revision {EXTENSION_REVISION} expected, found {revision}",
             "update llamatui, or export the model again",
@@ -272,16 +277,16 @@ def parse_header(header: bytes, where: str) -> tuple[int, ModelConfig]:
         config = ModelConfig(
             dim, hidden, layers, heads, kv_heads, abs(vocab), seq_len, shared_classifier=vocab > 0
         )
-        check_config(_with_default_theta(config), where)
-        return 0, _with_default_theta(config)
+        check_config(with_default_theta(config), where)
+        return 0, with_default_theta(config)
     if len(header) < HEADER_SIZE:
         raise CheckpointError(
             f"{where}: expected a header of 256 bytes, found {len(header)}", "the file is truncated"
         )
     _, version, *numbers, shared = HEADER.unpack_from(header)
     if version not in (1, 2):
-        raise CheckpointError(f"{where}: expected checkpoint version 0, 1 or 2, found {version}", hint)
-    config = _with_default_theta(replace(ModelConfig(*numbers), shared_classifier=shared != 0))
+        raise CheckpointError(f"{where}: expected version 1 or 2 behind the magic, found {version}", hint)
+    config = with_default_theta(replace(ModelConfig(*numbers), shared_classifier=shared != 0))
     if version == 2:
         (group_size,) = GROUP_SIZE.unpack_from(header, HEADER.size)
         if group_size <= 0:
@@ -292,7 +297,7 @@ def parse_header(header: bytes, where: str) -> tuple[int, ModelConfig]:
     return version, config
 
 
-def _with_default_theta(config: ModelConfig) -> ModelConfig:
+def with_default_theta(config: ModelConfig) -> ModelConfig:
     # llama3.2.c writes plain version-0 files and has 500000 in its source; the vocabulary tells them apart.
     return replace(config, rope_theta=500000.0) if config.vocab_size == LLAMA3_VOCAB_SIZE else config
 

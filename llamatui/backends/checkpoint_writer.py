@@ -22,6 +22,7 @@ from llamatui.backends.checkpoint import (
     check_config,
     pack_extension,
     tensor_layout,
+    with_default_theta,
 )
 from llamatui.backends.q8_0 import FloatArray, fit_group_size, max_error, quantize
 from llamatui.backends.rope import rope_table
@@ -60,15 +61,17 @@ def write_checkpoint(
 
     Args:
         config: Its own group_size is ignored.
-        version: 0 and 1 for fp32, 2 for Q8_0. Version 0 cannot hold RoPE settings: a reader assumes theta
-            10000, or 500000 for Llama 3's vocabulary, and no scaling.
+        version: 0 and 1 for fp32, 2 for Q8_0. Version 0 cannot hold RoPE settings, chat format or token ids.
         source: Called once for each layer of each tensor, in file order.
         group_size: Wanted for version 2; halved until it divides dim and hidden_dim.
 
     Raises:
-        CheckpointError: The config makes no sense, or a tensor has another shape than it says.
+        CheckpointError: The config makes no sense, version 0 cannot hold its RoPE settings, or a tensor has
+            another shape than it says.
     """
     target = Path(path)
+    if group_size < 1:
+        raise CheckpointError(f"group size must be positive, found {group_size}")
     fitted = fit_group_size(group_size, config.dim, config.hidden_dim) if version == 2 else 0
     config = replace(config, group_size=fitted)
     check_config(config, str(target))
@@ -86,7 +89,7 @@ def write_checkpoint(
                         progress(file.tell(), report.file_size)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files private
         Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -94,10 +97,22 @@ def write_checkpoint(
     return report
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def _header(config: ModelConfig, version: int) -> bytes:
     c = config
     numbers = (c.dim, c.hidden_dim, c.n_layers, c.n_heads, c.n_kv_heads, c.vocab_size, c.max_seq_len)
     if version == 0:
+        assumed = with_default_theta(ModelConfig(*numbers))
+        if (c.rope_theta, c.rope_scaling, c.norm_eps) != (assumed.rope_theta, None, assumed.norm_eps):
+            raise CheckpointError(
+                f"version 0 cannot hold rope_theta {c.rope_theta}, {c.rope_scaling}, norm_eps {c.norm_eps}",
+                "write version 1 or 2",
+            )
         vocab_size = c.vocab_size if c.shared_classifier else -c.vocab_size
         return LEGACY_HEADER.pack(*numbers[:5], vocab_size, c.max_seq_len)
     if version not in (1, 2):

@@ -54,8 +54,9 @@ class NumpyBackend(Backend):
         return np.ascontiguousarray((rows.dequantize() if isinstance(rows, Q8Tensor) else rows).T)
 
     def _forward(self, tokens: npt.NDArray[np.int64], cache: KVCache, all_positions: bool) -> FloatArray:
-        # exp(-x) of a very negative x is inf, and x / (1 + inf) is the 0 that SiLU means.
-        with np.errstate(over="ignore"):
+        # exp(-x) of a very negative x is inf, and x / (1 + inf) is the 0 that SiLU means. Damaged weights end
+        # in logits that are not numbers, which the sampler tells.
+        with np.errstate(over="ignore", invalid="ignore"):
             return self._layers(tokens, cache, all_positions)
 
     def _layers(self, tokens: npt.NDArray[np.int64], cache: KVCache, all_positions: bool) -> FloatArray:

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from llamatui.backends.base import Backend
 from llamatui.backends.checkpoint import Checkpoint
 from llamatui.backends.threads import default_threads
-from llamatui.errors import BackendError
+from llamatui.errors import BackendError, UsageError
 
 BUILTIN = {"numpy": "llamatui.backends.numpy_backend:NumpyBackend"}
 DEFAULT = "numpy"
@@ -23,15 +23,14 @@ def backend_class(name: str) -> type[Backend]:
     """Imports the backend called `name`.
 
     Raises:
-        BackendError: There is none, or it cannot be imported.
+        UsageError: There is none.
+        BackendError: It cannot be imported.
     """
     target = BUILTIN.get(name)
     if target is None:
         found = [entry.value for entry in entry_points(group="llamatui.backends") if entry.name == name]
         if not found:
-            raise BackendError(
-                f"no backend is called {name!r}", f"choose one of: {', '.join(backend_names())}"
-            )
+            raise UsageError(f"no backend is called {name!r}", f"choose one of: {', '.join(backend_names())}")
         target = found[0]
     module, _, attribute = target.partition(":")
     try:

@@ -99,6 +99,11 @@ class StreamDecoder:
         self._previous = token
         return self._utf8.decode(piece)
 
+    @property
+    def pending(self) -> bool:
+        """Whether a character is still open."""
+        return bool(self._utf8.getstate()[0])
+
     def flush(self) -> str:
         """What is left at the end: U+FFFD for an unfinished character, else ""."""
         return self._utf8.decode(b"", final=True)

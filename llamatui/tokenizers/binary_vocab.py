@@ -49,7 +49,9 @@ def read_binary_vocab(path: Path, data: bytes) -> BinaryVocab:
         score, length = record.unpack_from(data, offset)
         offset += record.size
         # Some exporters understate the longest token, so only the file's end bounds it.
-        if not 0 <= length <= min(MAX_PIECE, len(data) - offset) or len(pieces) >= MAX_TOKENS:
+        if 0 <= length <= MAX_PIECE and length > len(data) - offset:
+            raise bad(f"found it cut short at token {len(pieces)}")
+        if not 0 <= length <= MAX_PIECE or len(pieces) >= MAX_TOKENS:
             raise bad(f"found token {len(pieces)} to be {length} bytes long")
         if score != score:  # NaN
             raise bad(f"found token {len(pieces)} without a score")

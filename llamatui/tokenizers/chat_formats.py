@@ -178,6 +178,15 @@ CHATML = ChatFormat(
 CHAT_FORMATS = {chat_format.name: chat_format for chat_format in (LLAMA3, CHATML, LLAMA2)}
 
 
+def chat_format_named(name: str) -> ChatFormat:
+    """Raises UsageError: no format is called so."""
+    if name not in CHAT_FORMATS:
+        raise UsageError(
+            f"expected a chat format, found {name!r}", f"--chat-format {' | '.join(CHAT_FORMATS)}"
+        )
+    return CHAT_FORMATS[name]
+
+
 def chat_format_for(tokenizer: Tokenizer, name: str = "") -> ChatFormat:
     """The format called `name`, or the one that the vocabulary's control tokens belong to.
 
@@ -194,11 +203,7 @@ def chat_format_for(tokenizer: Tokenizer, name: str = "") -> ChatFormat:
             "expected a vocabulary with the control tokens of a chat format, found one without",
             "this model continues text: llamatui story, or llamatui generate. No --chat-format fits it",
         )
-    if name not in CHAT_FORMATS:
-        raise UsageError(
-            f"expected a chat format, found {name!r}", f"--chat-format {' | '.join(CHAT_FORMATS)}"
-        )
-    chosen = CHAT_FORMATS[name]
+    chosen = chat_format_named(name)
     missing = sorted(chosen.control_tokens - tokenizer.special_tokens.keys())
     if missing:
         raise ModelError(

@@ -95,7 +95,7 @@ def test_json_has_the_whole_schema(tiny_model: Path) -> None:
     assert content["sampling"] == {
         "temperature": 0.7, "top_p": 0.8, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "seed": 5,
     }  # fmt: skip
-    assert content["context"] == {"limit": 64, "used": 13, "policy": "stop", "dropped_tokens": 0}
+    assert content["context"] == {"limit": 64, "used": 12, "policy": "stop", "dropped_tokens": 0}
     assert set(content["timings"]) == {
         "load_ms", "prefill_ms", "ttft_ms", "decode_ms", "prefill_tps", "decode_tps",
     }  # fmt: skip
@@ -151,6 +151,7 @@ def test_jsonl_is_start_deltas_and_an_end_that_equals_the_object(tiny_model: Pat
         (["--max-tokens", 0], 0),
         (["-n", 100, "--overflow", "shift"], 100),
         (["-n", 100, "--context", 20], 20),
+        (["-n", 20, "--context", 20, "--overflow", "error"], 20),
     ],
 )
 def test_lengths(args: list[object], new: int, tiny_model: Path) -> None:
@@ -162,7 +163,11 @@ def test_lengths(args: list[object], new: int, tiny_model: Path) -> None:
 def test_a_prompt_longer_than_n_generates_nothing_and_says_so(tiny_model: Path) -> None:
     content = run_json("generate", tiny_model, "-i", "the cat and the hat", "-n", 2)
     assert content["usage"]["completion_tokens"] == 0
-    assert "-n" in content["warnings"][0]
+    assert "-n 2 " in content["warnings"][0]
+
+
+def test_no_new_tokens_asked_for_is_no_warning(tiny_model: Path) -> None:
+    assert run_json("generate", tiny_model, "-i", "the", "--max-tokens", 0)["warnings"] == []
 
 
 def test_overflow_policies(tiny_model: Path) -> None:
@@ -172,6 +177,8 @@ def test_overflow_policies(tiny_model: Path) -> None:
     assert "context" in stopped["warnings"][0]
     failed = run_json("generate", tiny_model, "-i", prompt, "--overflow", "error", code=4)
     assert failed["error"]["code"] == "context_overflow"
+    assert failed["finish_reason"] == "context"
+    assert failed.keys() == stopped.keys()
     partial = run("generate", tiny_model, "-i", "the", "-n", 0, "-s", 1, "--overflow", "error")
     assert partial.returncode == 4
     assert len(partial.stdout) > 20
@@ -259,7 +266,7 @@ MISTAKES = {
     "not a number": (["generate", "MODEL", "-t", "warm"], 2, "valid float"),
     "unknown flag": (["generate", "MODEL", "--wat"], 2, "wat"),
     "unknown command": (["tell"], 2, "tell"),
-    "unknown backend": (["generate", "MODEL", "--backend", "cuda"], 1, "no backend is called 'cuda'"),
+    "unknown backend": (["generate", "MODEL", "--backend", "cuda"], 2, "no backend is called 'cuda'"),
     "overflow": (["generate", "MODEL", "--overflow", "wrap"], 2, "stop, shift or error"),
     "stream": (["generate", "MODEL", "--stream", "xml"], 2, "jsonl"),
     "two prompts": (["generate", "MODEL", "-i", "a", "-f", "b"], 2, "not both"),
@@ -292,7 +299,7 @@ def test_a_failure_is_an_object_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize("flags", [[], ["--json"]])
+@pytest.mark.parametrize("flags", [[], ["--stream", "jsonl"]])
 def test_ctrl_c_keeps_what_is_there(flags: list[str], slow_model: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, "generate", str(slow_model), "-n", "0", "-t", "0", *flags],
@@ -300,11 +307,7 @@ def test_ctrl_c_keeps_what_is_there(flags: list[str], slow_model: Path) -> None:
         stderr=subprocess.PIPE,
     )
     assert process.stdout
-    if flags:
-        time.sleep(2)
-        first = b""
-    else:
-        first = process.stdout.read(40)
+    first = process.stdout.read(1500 if flags else 40)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
     out, err = process.communicate(timeout=20)
@@ -312,7 +315,9 @@ def test_ctrl_c_keeps_what_is_there(flags: list[str], slow_model: Path) -> None:
     assert time.monotonic() - began < 5
     assert b"Traceback" not in err
     if flags:
-        content = json.loads(out)
+        *_, last = (first + out).splitlines()
+        content = json.loads(last)
+        assert content["event"] == "end"
         assert content["finish_reason"] == "cancelled"
         assert content["usage"]["completion_tokens"] > 0
     else:
@@ -376,6 +381,48 @@ def test_chat_without_a_terminal_answers_line_by_line(tiny_model: Path) -> None:
     assert result.stdout == run("chat", tiny_model, "-s", 3, stdin=b"hi\nwho?").stdout
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX devices")
+@pytest.mark.parametrize("args", [["generate"], ["generate", "--json"], ["--help"]])
+def test_a_full_disk_behind_stdout_is_told(args: list[str], tiny_model: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    model = [str(tiny_model)] if args[0] == "generate" else []
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(
+            [*COMMAND, args[0], *model, *args[1:]], stdout=full, stderr=subprocess.PIPE, timeout=60
+        )
+    assert result.returncode == 1
+    assert b"No space left" in result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX shell")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", ["generate MODEL -f -", "chat MODEL", "tokenize -z TOKENIZER"])
+def test_closed_streams_are_no_accident(command: str, closed: str, tiny_model: Path) -> None:
+    line = command.replace("MODEL", str(tiny_model)).replace(
+        "TOKENIZER", str(tiny_model.with_name("tokenizer.bin"))
+    )
+    result = subprocess.run(
+        f"{' '.join(COMMAND)} {line} {closed}", shell=True, capture_output=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX arguments")
+def test_a_prompt_that_is_not_utf_8_is_echoed_as_it_came(tiny_model: Path) -> None:
+    prompt = b"caf\xe9 "
+    assert run("generate", tiny_model, "-f", "-", "-n", 20, stdin=prompt).stdout.startswith(prompt)
+    result = run("generate", tiny_model, "-f", "-", "-n", 20, "--json", stdin=prompt)
+    assert json.loads(result.stdout.decode("utf-8"))["prompt"] == "caf\ufffd "
+
+
+def test_completion_completes() -> None:
+    env = {"_LLAMATUI_COMPLETE": "complete_bash", "COMP_WORDS": "llamatui ge", "COMP_CWORD": "1"}
+    assert run(**env).stdout.split() == [b"generate"]
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell: str) -> None:
     assert b"_LLAMATUI_COMPLETE" in run("completion", shell).stdout
@@ -394,7 +441,7 @@ def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
     (tmp_path / "m.bin").write_bytes(data[:256] + struct.pack("<f", float("nan")) * 8 + data[288:])
     write_tokenizer_bin(tmp_path / "tokenizer.bin", 300)
     result = run("generate", tmp_path / "m.bin")
-    assert result.returncode == 1
+    assert result.returncode == 3
     assert b"not numbers" in result.stderr
     assert b"Warning" not in result.stderr
 

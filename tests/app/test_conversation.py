@@ -110,3 +110,29 @@ def test_turns_out_of_order_are_refused(chat):
     chat.ask("one")
     with pytest.raises(UsageError):
         chat.ask("two")
+
+
+def test_a_full_context_forgets_whole_turns_once_and_grows_again(chat: Conversation) -> None:
+    cached, dropped = [], []
+    for number in range(12):
+        chat.ask(f"question {number}")
+        generation = chat.start(Sampler(Sampling(0.0)), Limits(overflow="shift"))
+        ids = [record.id for record in generation]
+        chat.finish(ids, chat.model.tokenizer.decode(ids))
+        told = chat.model.tokenizer.decode(generation.prompt)
+        assert told.startswith("system\nbe kind\nuser\nquestion")
+        assert f"question {number}\n" in told
+        cached.append(generation.cached_tokens)
+        dropped.append(generation.dropped_tokens)
+    assert any(dropped)
+    # Most questions after the first overflow go on from the cache: it is not cut anew each time.
+    after = cached[dropped.index(next(filter(None, dropped))) :]
+    assert sum(n > 60 for n in after) >= len(after) // 2
+
+
+def test_a_long_system_prompt_leaves_room_for_the_question(chat: Conversation) -> None:
+    chat.system = "be kind " * 40
+    chat.ask("who are you?")
+    generation = chat.start(Sampler(Sampling(0.0)), Limits(overflow="shift"))
+    assert "who are you?" in chat.model.tokenizer.decode(generation.prompt)
+    assert generation.dropped_tokens > 0

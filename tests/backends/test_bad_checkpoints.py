@@ -53,7 +53,7 @@ BAD = {
     "pickle": (pickle.dumps(Bomb()) + bytes(500), "Python pickle"),
     "gguf": (b"GGUF\x03\0\0\0" + bytes(500), "GGUF"),
     "zip": (a_zip(), "zip archive"),
-    "version 3": (v2(64, *GOOD, version=3), "version 0, 1 or 2, found 3"),
+    "version 3": (v2(64, *GOOD, version=3), "version 1 or 2 behind the magic, found 3"),
     "header cut": (v2(64, *GOOD)[:100], "header of 256 bytes, found 100"),
     "zeros": (bytes(5000), "dim must be in"),
     "negative": (v0(-32, 48, 2, 4, 2, 300, 64), "dim must be in"),

@@ -174,6 +174,20 @@ def test_a_config_that_makes_no_sense_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "change", [{"rope_theta": 500000.0}, {"norm_eps": 1e-6}, {"rope_scaling": RopeScaling(8.0, 1.0, 4.0, 64)}]
+)
+def test_version_0_refuses_what_it_would_lose(change: dict[str, object], tmp_path: Path) -> None:
+    config = replace(TINY, **change)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="version 0 cannot hold"):
+        write_checkpoint(tmp_path / "m.bin", config, 0, random_weights(config))
+
+
+def test_a_group_size_must_be_positive(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="group size must be positive, found 0"):
+        write_checkpoint(tmp_path / "m.bin", TINY, 2, random_weights(TINY), group_size=0)
+
+
 def test_a_tensor_of_another_shape_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"tok_embeddings: expected shape \(300, 32\), found \(3, 3\)"):
         write_checkpoint(tmp_path / "m.bin", TINY, 0, lambda name, layer: np.zeros((3, 3), np.float32))

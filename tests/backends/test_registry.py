@@ -11,7 +11,7 @@ import pytest
 from llamatui.backends import registry, threads
 from llamatui.backends.checkpoint import Checkpoint
 from llamatui.backends.numpy_backend import NumpyBackend
-from llamatui.errors import BackendError
+from llamatui.errors import BackendError, UsageError
 
 
 class Third(NumpyBackend):
@@ -38,7 +38,6 @@ def test_other_packages_add_backends(tiny_model: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("cuda", "no backend is called 'cuda'"),
         ("broken", "cannot be imported"),
         ("odd", "is not a Backend class"),
     ],
@@ -46,6 +45,12 @@ def test_other_packages_add_backends(tiny_model: Path) -> None:
 def test_a_backend_that_cannot_be_had(name: str, problem: str) -> None:
     with pytest.raises(BackendError, match=problem):
         registry.backend_class(name)
+
+
+def test_an_unknown_backend_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="no backend is called 'cuda'") as caught:
+        registry.backend_class("cuda")
+    assert "numpy" in caught.value.hint
 
 
 def test_threads_default_to_omp_num_threads_then_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import typer
 
 from llamatui.errors import UsageError
 
+COMPLETE_VARIABLE = "_LLAMATUI_COMPLETE"
 SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 
 
@@ -15,4 +16,4 @@ def completion(shell: Annotated[str, typer.Argument(help=f"One of: {', '.join(SH
 
     if shell not in SHELLS:
         raise UsageError(f"no completion for {shell!r}", f"choose one of: {', '.join(SHELLS)}")
-    typer.echo(get_completion_script(prog_name="llamatui", complete_var="_LLAMATUI_COMPLETE", shell=shell))
+    typer.echo(get_completion_script(prog_name="llamatui", complete_var=COMPLETE_VARIABLE, shell=shell))

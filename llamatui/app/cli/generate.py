@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llamatui.app.cli import loading, options
-from llamatui.app.cli.terminal import printable, read_text
+from llamatui.app.cli.terminal import INTERRUPTED, Interrupted, printable, read_text
 from llamatui.app.config import Settings
 from llamatui.errors import LlamatuiError, UsageError
 
@@ -102,6 +102,12 @@ def generate(
 
             output.end(failure_json(text, mode, error))
         raise
+    except Interrupted:
+        if (json or stream) and not output.ended:
+            from llamatui.app.result import failure_json
+
+            output.end(failure_json(text, mode))
+        raise
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:
@@ -129,17 +135,23 @@ class Output:
 
     def event(self, kind: str, content: dict[str, Any]) -> None:
         if self.jsonl:
-            print(json_library.dumps({"event": kind, **content}, ensure_ascii=False), flush=True)
+            print(dumps({"event": kind, **content}), flush=True)
 
     def end(self, content: dict[str, Any]) -> None:
         self.ended = True
         self.event("end", content)
         if self.json and not self.jsonl:
-            print(json_library.dumps(content, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+            print(dumps(content, indent=2 if sys.stdout.isatty() else None))
 
     def note(self, line: str, *, detail: bool = False) -> None:
         if not self.quiet and (self.verbose or not detail):
             print(line, file=sys.stderr)
+
+
+def dumps(content: dict[str, Any], indent: int | None = None) -> str:
+    """JSON that is valid Unicode: bytes of a prompt or path that are not UTF-8 become U+FFFD."""
+    line = json_library.dumps(content, ensure_ascii=False, indent=indent)
+    return line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def run(
@@ -156,15 +168,19 @@ def run(
     """Loads, generates and prints; exits with 130 if it was interrupted."""
     sampling = loading.sampling(settings)  # a wrong value is told before a model is loaded
     overflow = loading.overflow_policy(settings, "stop")
-    from llamatui.app.cli.interrupt import INTERRUPTED, cancel_on_interrupt
+    from llamatui.app.cli.interrupt import cancel_on_interrupt
     from llamatui.app.engine import Limits, Session
+    from llamatui.app.model import file_sha256
     from llamatui.app.result import Result, token_json
     from llamatui.app.sampler import Sampler
     from llamatui.app.text_stream import StopMatcher, stream_text
 
     began = time.perf_counter()
     model = loading.load(settings)
-    result = Result(text, "generate" if system is None else "chat", load_s=time.perf_counter() - began)
+    result = Result(text, "generate" if system is None else "chat")
+    if output.json or output.jsonl:
+        result.sha256 = file_sha256(model.path)  # now: the file may be gone later
+    result.load_s = time.perf_counter() - began
     ids, stop_ids, keep = prompt_ids(model, text, system, special)
     result.prompt_ids = ids
     session = Session(model.backend, settings.context or None)
@@ -181,8 +197,10 @@ def run(
         result.warnings.append(
             f"the prompt has {len(ids)} tokens, the context only {session.context}: nothing was generated"
         )
-    elif max_new == 0:
-        result.warnings.append(f"the prompt fills the {len(ids) - 1} positions of -n: nothing was generated")
+    elif max_new == 0 and max_tokens != 0:
+        result.warnings.append(
+            f"the prompt has {len(ids)} tokens, which -n {n or DEFAULT_POSITIONS} leaves no room behind"
+        )
     for warning in result.warnings:
         output.note(f"warning: {warning}")
     result.records = None if logprobs is None else []
@@ -244,7 +262,7 @@ def new_token_limit(
     if n is None:
         n = DEFAULT_POSITIONS if max_tokens is None else 0
     limits = [] if max_tokens is None else [max_tokens]
-    if n and (room is None or n < room):
+    if n and (room is None or n <= room):
         limits.append(max(n - (prompt_length - 1), 0))
     return min(limits, default=None)
 

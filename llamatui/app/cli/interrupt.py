@@ -7,8 +7,6 @@ from types import FrameType
 
 from llamatui.app.engine import Generation
 
-INTERRUPTED = 130
-
 
 @contextmanager
 def cancel_on_interrupt(generation: Generation) -> Iterator[None]:

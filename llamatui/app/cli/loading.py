@@ -28,6 +28,10 @@ def settings_from(model: Path | None, **flags: Any) -> Settings:
         )
     if not 0 <= settings.threads <= 1024:
         raise UsageError(f"threads must be in 0..1024, found {settings.threads}")
+    if settings.chat_format:
+        from llamatui.tokenizers.chat_formats import chat_format_named
+
+        chat_format_named(settings.chat_format)
     if settings.context < 0 or settings.context == 1:
         raise UsageError(f"context must be at least 2, found {settings.context}")
     from llamatui.backends.threads import limit_blas_threads

@@ -1,5 +1,6 @@
 """The `llamatui` command. Commands import what they need when they run, so that `--help` is instant."""
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -8,10 +9,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from llamatui.app.cli import config, generate, inspect, rooms, tokenize
-from llamatui.app.cli.completion import completion
+from llamatui.app.cli.completion import COMPLETE_VARIABLE, completion
+from llamatui.app.cli.terminal import INTERRUPTED, Interrupted, prepare_streams, printable
 from llamatui.errors import LlamatuiError
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,10 +48,6 @@ app.add_typer(config.app, name="config", help="Show the settings and where they 
 app.command()(completion)
 
 
-class Interrupted(BaseException):
-    """Ctrl+C where nothing catches it. Not KeyboardInterrupt, which Typer turns into exit code 1."""
-
-
 def main() -> NoReturn:
     """Entry point of the console script."""
 
@@ -61,24 +57,41 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, interrupt)
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `llamatui generate | head` ends like any Unix filter
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="replace")
+    prepare_streams()
+    try:
+        code = run()
+        sys.stdout.flush()
+    except OSError as error:  # a full disk behind `>`, or a closed pipe where there is no SIGPIPE
+        print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush at exit
+        code = 1
+    sys.exit(code)
+
+
+def run() -> int:
+    """Runs the command; returns its exit code. Errors made on purpose are told in a line or two."""
+    if COMPLETE_VARIABLE in os.environ:
+        from typer.completion import completion_init  # type: ignore[attr-defined]
+
+        completion_init()
     try:
         app(prog_name="llamatui")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
     except LlamatuiError as error:
         report(error)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except Interrupted:
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
     except MemoryError:
         print("error: not enough memory for this model", file=sys.stderr)
-        sys.exit(1)
-    sys.exit(0)
+        return 1
+    return 0
 
 
 def report(error: LlamatuiError) -> None:
     """One or two lines on stderr: what is wrong, and what to do."""
-    print(f"error: {error.message}", file=sys.stderr)
+    # Names of files are part of messages, and may hold what drives a terminal.
+    print(printable(f"error: {error.message}"), file=sys.stderr)
     if error.hint:
-        print(f"  try: {error.hint}", file=sys.stderr)
+        print(printable(f"  try: {error.hint}"), file=sys.stderr)

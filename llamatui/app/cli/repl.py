@@ -5,8 +5,8 @@ import sys
 import typer
 
 from llamatui.app.cli import loading
-from llamatui.app.cli.interrupt import INTERRUPTED, cancel_on_interrupt
-from llamatui.app.cli.terminal import decode, printable
+from llamatui.app.cli.interrupt import cancel_on_interrupt
+from llamatui.app.cli.terminal import INTERRUPTED, decode, printable
 from llamatui.app.config import Settings
 from llamatui.app.conversation import Conversation
 from llamatui.app.engine import Limits

@@ -77,7 +77,7 @@ def is_terminal() -> bool:
 def open_room(room: "RoomName", settings: Settings, prompt: str) -> None:
     # A wrong value is told in the shell, before the screen is taken.
     sampling = loading.sampling(settings)
-    overflow = loading.overflow_policy(settings, "shift" if room == "chat" else "stop")
+    overflow = loading.overflow_policy(settings, "stop") if settings.overflow else None
     from llamatui.app.tui import Launch, run_app
 
     launch = Launch(

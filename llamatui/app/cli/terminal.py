@@ -1,9 +1,28 @@
 """Reading and writing text without surprises."""
 
+import os
 import sys
 from pathlib import Path
 
 from llamatui.errors import UsageError
+
+INTERRUPTED = 130
+
+
+class Interrupted(BaseException):
+    """Ctrl+C where nothing catches it. Not KeyboardInterrupt, which Typer turns into exit code 1."""
+
+
+def prepare_streams() -> None:
+    """UTF-8 whatever the locale says; a stream that the caller closed swallows what is written."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
+    # A prompt with bytes that are not UTF-8 is echoed as it came.
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors=errors)
+
 
 # C0 but tab and newline, DEL, and C1: what a model says must not drive the terminal.
 _CONTROL = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)))

@@ -8,13 +8,16 @@ import typer
 
 from llamatui.app.cli.options import Json
 from llamatui.app.cli.terminal import decode, printable, read_bytes
+from llamatui.app.config import resolve
+from llamatui.errors import UsageError
 
 
 def tokenize(
-    text: Annotated[str | None, typer.Argument(help="Text.", show_default="stdin, byte for byte")] = None,
+    text: Annotated[str | None, typer.Argument(help="Text; default: stdin, byte for byte.")] = None,
     tokenizer: Annotated[
-        Path, typer.Option("-z", "--tokenizer", help="Tokenizer file, or a model with one next to it.")
-    ] = ...,  # type: ignore[assignment]
+        Path | None,
+        typer.Option("-z", "--tokenizer", help="Tokenizer file; default: the setting `tokenizer`."),
+    ] = None,
     no_bos: Annotated[bool, typer.Option("--no-bos", help="Do not begin with BOS.")] = False,
     special: Annotated[bool, typer.Option("--special", help="Parse special tokens in the text.")] = False,
     json: Json = False,
@@ -22,7 +25,10 @@ def tokenize(
     """Print the token ids of a text, one per line with what it stands for."""
     from llamatui.tokenizers.loading import load_tokenizer
 
-    loaded = load_tokenizer(tokenizer)
+    named = str(tokenizer or resolve()[0].tokenizer)
+    if not named:
+        raise UsageError("no tokenizer is named", "-z tokenizer.model (or .bin, .json)")
+    loaded = load_tokenizer(Path(named))
     content = decode(read_bytes(None)) if text is None else text
     ids = loaded.encode(content, bos=loaded.adds_bos and not no_bos, special=special)
     if json:
@@ -31,7 +37,7 @@ def tokenize(
             "ids": ids,
             "pieces": [{"text": piece.decode("utf-8", "replace"), "bytes": list(piece)} for piece in pieces],
             "count": len(ids),
-            "tokenizer": {"path": str(tokenizer), "format": loaded.format, "vocab_size": loaded.vocab_size},
+            "tokenizer": {"path": named, "format": loaded.format, "vocab_size": loaded.vocab_size},
         }
         typer.echo(json_library.dumps(result, ensure_ascii=False))
         return
