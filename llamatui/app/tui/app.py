@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, get_args
@@ -42,8 +43,11 @@ class LlamaApp(App[None]):
         self.options = options
         self.runner = Runner()
         self.model: LoadedModel | None = None
+        self._exit_code = 0
         for name in get_args(RoomName):
-            self.add_mode(name, partial(make_room, name, options, self.runner))
+            # The prompt is for the room that was asked for.
+            launch = options if name == room else replace(options, prompt="")
+            self.add_mode(name, partial(make_room, name, launch, self.runner))
         self.register_theme(DARK)
         self.register_theme(LIGHT)
         if options.theme not in self.available_themes:
@@ -84,10 +88,10 @@ class LlamaApp(App[None]):
 
     def _fail(self, title: str, error: Exception, *, story_instead: bool = False) -> None:
         """Shows the error; until the reader chose something else, it is also the exit code."""
-        self._return_code = error.exit_code if isinstance(error, LlamatuiError) else 1
+        self._exit_code = error.exit_code if isinstance(error, LlamatuiError) else 1
 
         async def chosen(choice: ErrorChoice | None) -> None:
-            self._return_code = 0
+            self._exit_code = 0
             if choice == "story":
                 await self.action_enter("story")
             elif choice == "retry":
@@ -96,7 +100,7 @@ class LlamaApp(App[None]):
         self.push_screen(ErrorScreen(title, error, story_instead=story_instead), chosen)
 
     async def action_quit(self) -> None:
-        self.exit(return_code=self._return_code or 0)
+        self.exit(return_code=self._exit_code)
 
     async def action_enter(self, name: RoomName) -> None:
         """Goes to a room with the same model; it is as it was left."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llamatui.app.engine import Generation, Limits, OverflowPolicy, Session
     from llamatui.app.model import LoadedModel
     from llamatui.app.sampling import Sampling
+    from llamatui.tokenizers.chat_formats import Message
 
 
 class ChatRoom(Room):
@@ -46,6 +47,8 @@ class ChatRoom(Room):
     conversation: "Conversation | None" = None
     _question: Question | None = None
     _answer: Answer | None = None
+    _answering: "Conversation | None" = None  # the one that the run belongs to
+    _replaced: "tuple[Message, list[Widget]] | None" = None  # what Ctrl+R took away, until there is a new one
     _waiting = ""  # a question that was asked while the model was loading
 
     def compose_main(self) -> ComposeResult:
@@ -81,15 +84,22 @@ class ChatRoom(Room):
             self._waiting = text
             self.announce("asked as soon as the model is open")
             return
-        self.conversation.ask(text)
-        self._show_transcript(True)
-        self._question = await self.query_one(Transcript).ask(text)
-        await self._let_answer()
+        if self.busy:
+            self._draft(text)
+            return
+        self._turning = True
+        try:
+            self.conversation.ask(text)
+            self._show_transcript(True)
+            self._question = await self.query_one(Transcript).ask(text)
+            await self._let_answer()
+        finally:
+            self._turning = False
 
     async def _let_answer(self) -> None:
         from llamatui.app.engine import Limits
 
-        conversation = self.conversation
+        self._answering = conversation = self.conversation
         assert conversation is not None
         sampling, limits = self.query_one(SamplingPanel).sampling, Limits(overflow=self.overflow)
         self._answer = await self.query_one(Transcript).answer()
@@ -100,30 +110,37 @@ class ChatRoom(Room):
         await self._answer.write(text)
 
     async def finished(self, run: Run) -> None:
-        conversation, answer = self.conversation, self._answer
+        conversation, question, answer = self._answering, self._question, self._answer
         assert conversation is not None
+        assert question is not None
         assert answer is not None
-        await answer.finish()
+        replaced, self._replaced = self._replaced, None
         pieces = run.complete_pieces()
+        gone: list[Widget] = []
         if pieces:
             conversation.finish(
                 [piece.record.id for piece in pieces], "".join([piece.text for piece in pieces])
             )
-        else:
-            await self._withdraw()
+            if replaced:
+                gone = replaced[1]
+        elif replaced:  # nothing new: what it had answered before stays
+            conversation.turns.append(replaced[0])
+            for widget in replaced[1]:
+                widget.display = True
+            gone = [answer]
+        else:  # gives the question back, to be asked again or in other words
+            self._draft(conversation.withdraw())
+            gone = [answer, question]
+        await answer.finish()
+        for widget in gone:
+            await widget.remove()
         await self._explain_end(run)
 
-    async def _withdraw(self) -> None:
-        """Nothing was answered: gives the question back, to be asked again or in other words."""
-        assert self.conversation is not None
-        text = self.conversation.withdraw()
-        for widget in (self._answer, self._question):
-            if widget is not None:
-                await widget.remove()
+    def _draft(self, text: str) -> None:
+        """Puts `text` where it can be edited, in front of what stands there."""
         composer = self.query_one(Composer)
-        if not composer.text:
-            composer.text = text
-            composer.move_cursor(composer.document.end)
+        composer.text = f"{text}\n{composer.text}" if composer.text else text
+        composer.move_cursor(composer.document.end)
 
     async def _explain_end(self, run: Run) -> None:
         """Says in the transcript what a reader would wonder about."""
@@ -144,6 +161,8 @@ class ChatRoom(Room):
                 "--overflow shift forgets the oldest words instead.",
                 "warning",
             )
+        elif generation.finish_reason == "eos" and not run.complete_pieces():
+            await transcript.note("The model said nothing.")
         elif generation.finish_reason == "cancelled":
             await transcript.note("stopped")
 
@@ -155,13 +174,21 @@ class ChatRoom(Room):
             await self.ask(event.text)
 
     async def action_regenerate(self) -> None:
-        assert self.conversation is not None
-        self.conversation.regenerate()
-        self._question = await self.query_one(Transcript).take_back_answer()
-        await self._let_answer()
+        if self.busy or self.conversation is None or not self.conversation.turns:
+            return
+        self._turning = True
+        try:
+            old = self.conversation.turns[-1]
+            self.conversation.regenerate()
+            self._question, widgets = self.query_one(Transcript).hide_answer()
+            self._replaced = old, widgets
+            await self._let_answer()
+        finally:
+            self._turning = False
 
     def action_system(self) -> None:
-        assert self.conversation is not None
+        if self.busy or self.conversation is None:
+            return
 
         async def saved(text: str | None) -> None:
             assert self.conversation is not None
@@ -181,9 +208,14 @@ class ChatRoom(Room):
         from llamatui.app.conversation import Conversation
 
         old = self.conversation
-        assert old is not None
-        self.conversation = Conversation(old.model, old.system, context=self.options.context)
-        await self.query_one(Transcript).clear()
+        if self.busy or old is None:
+            return
+        self._turning = True
+        try:
+            self.conversation = Conversation(old.model, old.system, context=self.options.context)
+            await self.query_one(Transcript).clear()
+        finally:
+            self._turning = False
         self._show_transcript(False)
         self._show_context()
         self.query_one(Status).say("ready")
@@ -209,7 +241,8 @@ class ChatRoom(Room):
             yield SystemCommand("Copy the last answer", "To the clipboard, as Markdown", self.action_copy)
 
     def action_copy(self) -> None:
-        assert self.conversation is not None
+        if self.busy or self.conversation is None or not self.conversation.turns:
+            return
         self.app.copy_to_clipboard(self.conversation.turns[-1].content)
         self.notify("The answer is in the clipboard.")
 

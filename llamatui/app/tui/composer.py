@@ -5,17 +5,30 @@ from typing import ClassVar
 
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.geometry import Offset
 from textual.message import Message
+from textual.strip import Strip
 from textual.widgets import TextArea
 
 
-class Composer(TextArea):
+class Editor(TextArea):
+    """Survives what Textual 8.2's own does not."""
+
+    def render_line(self, y: int) -> Strip:
+        # A placeholder cannot be wrapped to no columns at all.
+        return super().render_line(y) if self.content_size.width > 0 else Strip.blank(self.size.width)
+
+    def scroll_cursor_visible(self, center: bool = False, animate: bool = False) -> Offset:
+        # Undo takes the scrollbar away while the cursor still stands on a line that is gone.
+        if self.cursor_location[0] >= self.wrapped_document.document.line_count:
+            return Offset(0, 0)
+        return super().scroll_cursor_visible(center, animate)
+
+
+class Composer(Editor):
     """Ctrl+J is a newline in every terminal; Shift+Enter where the terminal tells it from Enter."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "submit", "send"),
-        Binding("ctrl+j,shift+enter", "newline", "new line", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "send")]
     DEFAULT_CSS = """
     Composer, Composer:focus {
         height: auto; min-height: 2; max-height: 9; padding: 0 2; background: $background;
@@ -35,16 +48,17 @@ class Composer(TextArea):
     def action_submit(self) -> None:
         self.post_message(self.Submitted(self.text))
 
-    def action_newline(self) -> None:
-        self.insert("\n")
-        self.scroll_cursor_visible()
-
     async def _on_key(self, event: events.Key) -> None:
-        # Not a priority binding: that would overtake letters that are still in the queue.
+        # Bindings come after keys that are still in the queue, priority bindings before them.
+        if event.key not in ("enter", "ctrl+j", "shift+enter"):
+            return
+        event.stop()
+        event.prevent_default()
         if event.key == "enter":
-            event.stop()
-            event.prevent_default()
             self.action_submit()
+        else:
+            self.replace("\n", *self.selection, maintain_selection_offset=False)
+            self.scroll_cursor_visible()
 
     async def _on_paste(self, event: events.Paste) -> None:
         # Terminals send a paste's line ends as carriage returns.

@@ -65,6 +65,7 @@ class Room(Screen[None]):
         self.run: Run | None = None
         self.announced = "opening the model"
         """What happens until there is a model."""
+        self._turning = False  # between two states: turns and widgets are being added or recorded
         self._rate_shown = 0.0
         self._ticker: Timer | None = None
 
@@ -92,7 +93,7 @@ class Room(Screen[None]):
         raise NotImplementedError
 
     async def finished(self, run: Run) -> None:
-        """Records what `run` made; `self.run` is None already."""
+        """Records what `run` made, before the first await; `self.run` is None already."""
         raise NotImplementedError
 
     def commands(self) -> "Iterable[SystemCommand]":
@@ -146,10 +147,11 @@ class Room(Screen[None]):
 
     @property
     def busy(self) -> bool:
-        return self.run is not None
+        return self.run is not None or self._turning
 
     def generate(self, start: "Callable[[], Generation]") -> None:
         """Starts a generation on the inference thread; `receive` and `finished` follow."""
+        assert self.run is None
         assert self.model is not None
         assert self._ticker is not None
         self.run = Run(start, self.model.tokenizer)
@@ -172,10 +174,14 @@ class Room(Screen[None]):
             self._show_progress(run)
 
     async def _finish(self, run: Run) -> None:
-        assert self._ticker is not None
-        self._ticker.pause()
-        self.run = None
-        await self.finished(run)
+        self._turning = True
+        try:
+            assert self._ticker is not None
+            self._ticker.pause()
+            self.run = None
+            await self.finished(run)
+        finally:
+            self._turning = False
         self._show_progress(run)
         if run.error is not None:
             message, hint = explain(run.error)
@@ -191,7 +197,7 @@ class Room(Screen[None]):
         if not generation.new_tokens:
             unread = len(generation.prompt) - generation.cached_tokens
             self.query_one(Status).say(f"reading {generation.processed}/{unread}")
-        elif self.busy:
+        elif self.run is not None:
             self.query_one(Status).say("writing")
         self.query_one(Header).show_rate(generation.timings.decode_tps)
         self.query_one(SamplingPanel).show_seed(generation.sampler.seed)

@@ -23,6 +23,8 @@ class Piece:
 
     record: "TokenRecord"
     text: str
+    pending: bool = False
+    """Whether it ends inside a character."""
 
 
 class Run:
@@ -53,7 +55,8 @@ class Run:
                 generation.cancel()
             decoder = StreamDecoder(self._tokenizer, after=generation.prompt[-1])
             for record in generation:
-                self._fresh.append(Piece(record, decoder.push(record.id)))
+                text = decoder.push(record.id)
+                self._fresh.append(Piece(record, text, decoder.pending))
         except Exception as error:  # shown in the transcript; the app goes on
             self.error = error
         finally:
@@ -77,7 +80,7 @@ class Run:
     def complete_pieces(self) -> list[Piece]:
         """`pieces` without an unfinished character at the end, so that going on cannot tear it."""
         end = len(self.pieces)
-        while end and not self.pieces[end - 1].text:
+        while end and self.pieces[end - 1].pending:
             end -= 1
         return self.pieces[:end]
 

@@ -10,14 +10,16 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.message import Message
 from textual.reactive import reactive
-from textual.validation import Number
+from textual.validation import Function, Number
 from textual.widget import Widget
 from textual.widgets import Input, Label
+
+from llamatui.errors import UsageError
 
 if TYPE_CHECKING:
     from llamatui.app.sampling import Sampling
 
-MAX_TEMPERATURE = 5.0  # noise long before that
+MAX_TEMPERATURE = 100.0  # as Sampling has it
 MAX_SEED = (1 << 64) - 1
 
 
@@ -26,15 +28,38 @@ class Field(Input):
 
     BINDINGS: ClassVar[list[BindingType]] = [("up", "step(1)", "more"), ("down", "step(-1)", "less")]
 
-    def __init__(self, name: str, value: float, high: float, step: float) -> None:
+    def __init__(self, name: str, sampling: "Sampling", high: float, step: float) -> None:
+        self._exact: float = getattr(sampling, name)
+        self._text = f"{self._exact:g}"
+        self._name, self._sampling, self._high, self._step = name, sampling, high, step
         super().__init__(
-            f"{value:.2f}", id=name, type="number", compact=True, validators=[Number(0, high)], max_length=6
-        )
-        self._high, self._step = high, step
+            self._text, id=name, type="number", compact=True, validators=[Function(self._sensible)],
+            max_length=12,
+        )  # fmt: skip
+
+    @property
+    def number(self) -> float:
+        """What the text says; where that is rounded, what it was rounded from."""
+        return self._exact if self.value == self._text else float(self.value)
+
+    def set_in(self, sampling: "Sampling") -> "Sampling":
+        """
+        Raises:
+            UsageError: The number is out of its range.
+            ValueError: The text is no number.
+        """
+        return replace(sampling, **{self._name: self.number})
+
+    def _sensible(self, text: str) -> bool:
+        try:
+            replace(self._sampling, **{self._name: float(text)})
+        except (ValueError, UsageError):
+            return False
+        return True
 
     def action_step(self, direction: int) -> None:
-        value = float(self.value) if self.is_valid and self.value else 0.0
-        self.value = f"{min(max(value + direction * self._step, 0), self._high):.2f}"
+        value = self.number if self.value and self.is_valid else 0.0
+        self.value = f"{round(min(max(value + direction * self._step, 0), self._high), 5):g}"
 
 
 class Lock(Widget, can_focus=True):
@@ -88,15 +113,16 @@ class SamplingPanel(Vertical):
     def __init__(self, sampling: "Sampling") -> None:
         super().__init__()
         self.sampling = sampling
+        self._seed_shown = 0
 
     def compose(self) -> ComposeResult:
         yield Label("sampling", classes="title")
         with Horizontal():
             yield Label("temperature")
-            yield Field("temperature", self.sampling.temperature, MAX_TEMPERATURE, 0.05)
+            yield Field("temperature", self.sampling, MAX_TEMPERATURE, 0.05)
         with Horizontal():
             yield Label("top-p")
-            yield Field("top_p", self.sampling.top_p, 1.0, 0.05)
+            yield Field("top_p", self.sampling, 1.0, 0.05)
         with Horizontal():
             yield Label("seed")
             seed = str(self.sampling.seed or "")
@@ -111,19 +137,20 @@ class SamplingPanel(Vertical):
         self.query_one(Lock).set_reactive(Lock.locked, self.sampling.seed != 0)
 
     def show_seed(self, seed: int) -> None:
-        """Tells which seed is in use; with the lock open, the next one is another."""
+        """Tells once which seed is in use; with the lock open, the next one is another."""
+        field = self.query_one("#seed", Input)
+        if seed == self._seed_shown or field.has_focus or self.query_one(Lock).locked:
+            return
+        self._seed_shown = seed
         with self.prevent(Input.Changed):
-            self.query_one("#seed", Input).value = str(seed)
+            field.value = str(seed)
 
     @on(Input.Changed, "Field")
     def _number_changed(self, event: Input.Changed) -> None:
         event.stop()
-        if event.value and event.input.is_valid:
-            value = float(event.value)
-            if event.input.id == "temperature":
-                self.sampling = replace(self.sampling, temperature=value)
-            else:
-                self.sampling = replace(self.sampling, top_p=value)
+        assert isinstance(event.input, Field)
+        if event.input.value and event.input.is_valid:
+            self.sampling = event.input.set_in(self.sampling)
 
     @on(Input.Changed, "#seed")
     def _seed_changed(self, event: Input.Changed) -> None:

@@ -9,7 +9,6 @@ from llamatui.app.model import LoadedModel
 from llamatui.app.sampler import Sampler
 from llamatui.app.sampling import Sampling
 from llamatui.app.tui.runner import Piece
-from llamatui.errors import UsageError
 from llamatui.tokenizers.base import Tokenizer
 
 Author = Literal["writer", "model"]
@@ -40,22 +39,13 @@ class Story:
         return "".join([passage.text for passage in self.passages])
 
     def write(self, text: str) -> str:
-        """Adds the writer's words; returns them as they read on the page, with a space in front if needed.
-
-        Raises:
-            UsageError: They are empty, and the vocabulary has no token that begins a text.
-        """
-        tokenizer = self.model.tokenizer
+        """Adds the writer's words; returns them as they read on the page, with a space in front if needed."""
         before = tuple(self.ids)
-        if before:
+        if self.text:
             text = joined(self.text, text)
-            self.ids += continuation(tokenizer, text)
-        else:
-            self.ids = tokenizer.encode(text, bos=tokenizer.adds_bos)
-            if not self.ids and tokenizer.bos_id >= 0:
-                self.ids = [tokenizer.bos_id]
-            if not self.ids:
-                raise UsageError("this model cannot begin from nothing", "write a first word")
+            self.ids += continuation(self.model.tokenizer, text)
+        else:  # also behind an empty beginning, so that the first word is a first word
+            self.ids = self.model.encode_prompt(text)
         self.passages.append(Passage("writer", text, before))
         return text
 

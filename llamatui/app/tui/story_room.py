@@ -19,7 +19,6 @@ from llamatui.app.tui.page import Page
 from llamatui.app.tui.room import Room
 from llamatui.app.tui.runner import Run, Runner
 from llamatui.app.tui.sampling_panel import SamplingPanel
-from llamatui.errors import LlamatuiError
 
 if TYPE_CHECKING:
     from llamatui.app.engine import Session
@@ -101,6 +100,12 @@ class WritingLine(Input):
             event.prevent_default()
             self.post_message(self.Shortcut(event.key))
 
+    def _on_paste(self, event: events.Paste) -> None:
+        # An Input keeps only the first line.
+        event.stop()
+        event.prevent_default()
+        super()._on_paste(events.Paste(" ".join(filter(None, event.text.splitlines()))))
+
 
 class StoryRoom(Room):
     """Space goes on, r tries again, Enter writes along, Esc stops."""
@@ -129,6 +134,7 @@ You begin, the model goes on, and you may write along at any time.
     ]
 
     story: "Story | None" = None
+    _writing: "Story | None" = None  # the one that the run belongs to
     _waiting: str | None = None  # a beginning that was chosen while the model was loading
 
     def __init__(self, options: Launch, runner: Runner) -> None:
@@ -173,11 +179,9 @@ You begin, the model goes on, and you may write along at any time.
             self._waiting = text
             self.announce("begins as soon as the model is open")
             return
-        try:
-            shown = self.story.write(text)
-        except LlamatuiError as error:
-            self.notify(error.hint, title=error.message, severity="warning")
+        if self.busy:
             return
+        shown = self.story.write(text)
         page = self.query_one(Page)
         self._show_page(True)
         self._marks.append(len(page.text))
@@ -185,7 +189,8 @@ You begin, the model goes on, and you may write along at any time.
         self._go_on()
 
     def _go_on(self) -> None:
-        story, page = self.story, self.query_one(Page)
+        self._writing = story = self.story
+        page = self.query_one(Page)
         assert story is not None
         sampling = self.query_one(SamplingPanel).sampling
         self._began = len(page.text)
@@ -197,9 +202,9 @@ You begin, the model goes on, and you may write along at any time.
         self.query_one(Page).append(text, "model")
 
     async def finished(self, run: Run) -> None:
-        assert self.story is not None
+        assert self._writing is not None
         page, pieces = self.query_one(Page), run.complete_pieces()
-        self.story.finish(pieces)
+        self._writing.finish(pieces)
         if pieces:
             self._marks.append(self._began)
         page.writing = False
@@ -230,17 +235,21 @@ You begin, the model goes on, and you may write along at any time.
         self.action_choose(int(event.key))
 
     def on_opening_chosen(self, event: Opening.Chosen) -> None:
-        self.write(event.text)
+        self._choose(event.text)
 
     def action_choose(self, number: int) -> None:
-        if not self._begun and self._waiting is None:
-            self.write(OPENINGS[number - 1])
+        self._choose(OPENINGS[number - 1])
+
+    def _choose(self, text: str) -> None:
+        if not (self._begun or self.busy) and self._waiting is None:
+            self.write(text)
 
     def action_write(self) -> None:
         self.query_one(WritingLine).focus()
 
     def action_continue(self) -> None:
-        assert self.story is not None
+        if self.busy or self.story is None or not self._begun:
+            return
         if self.story.is_full:
             self.notify(
                 "Its oldest words can be forgotten instead: --overflow shift", title="The context is full"
@@ -250,14 +259,16 @@ You begin, the model goes on, and you may write along at any time.
 
     def action_retry(self) -> None:
         """Takes the model's last words back and asks for others."""
-        assert self.story is not None
+        if self.busy or self.story is None or not self._begun:
+            return
         if self.story.passages[-1].author == "model":
             self.story.undo()
             self.query_one(Page).truncate(self._marks.pop())
         self._go_on()
 
     def action_new(self) -> None:
-        assert self.story is not None
+        if self.busy or self.story is None:
+            return
         from llamatui.app.tui.story import Story
 
         self.story = Story(self.story.model, self.options.context, self.story.overflow)

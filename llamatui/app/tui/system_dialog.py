@@ -6,7 +6,9 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
-from textual.widgets import Label, TextArea
+from textual.widgets import Label
+
+from llamatui.app.tui.composer import Editor
 
 
 class SystemDialog(ModalScreen[str | None]):
@@ -39,14 +41,12 @@ class SystemDialog(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical():
             yield Label("Who shall the model be?", classes="title")
-            yield TextArea(
-                self._text, highlight_cursor_line=False, placeholder="You are a helpful assistant."
-            )
+            yield Editor(self._text, highlight_cursor_line=False, placeholder="You are a helpful assistant.")
             yield Label("Ctrl+S saves it, from the next message on. Esc leaves it as it is.", classes="hint")
 
     def on_mount(self) -> None:
-        area = self.query_one(TextArea)
+        area = self.query_one(Editor)
         area.move_cursor(area.document.end)
 
     def action_save(self) -> None:
-        self.dismiss(self.query_one(TextArea).text.strip())
+        self.dismiss(self.query_one(Editor).text.strip())

@@ -2,6 +2,7 @@
 
 from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
+from textual.widget import Widget
 from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
@@ -108,12 +109,14 @@ class Transcript(VerticalScroll, can_focus=True):
     async def note(self, text: str, kind: str = "") -> None:
         await self._turns.mount(Note(text, kind))
 
-    async def take_back_answer(self) -> Question:
-        """Removes the last answer and the notes behind it; returns its question."""
+    def hide_answer(self) -> tuple[Question, list[Widget]]:
+        """Hides the last answer and the notes behind it; returns its question, and what is hidden."""
         question = self.query(Question).last()
         turns = self._turns.children
-        await self._turns.remove_children(turns[turns.index(question) + 1 :])
-        return question
+        hidden = list(turns[turns.index(question) + 1 :])
+        for widget in hidden:
+            widget.display = False
+        return question, hidden
 
     async def clear(self) -> None:
         await self._turns.remove_children()
