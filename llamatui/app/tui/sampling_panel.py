@@ -31,7 +31,7 @@ class Field(Input):
     def __init__(self, name: str, sampling: "Sampling", high: float, step: float) -> None:
         self._exact: float = getattr(sampling, name)
         self._text = f"{self._exact:g}"
-        self._name, self._sampling, self._high, self._step = name, sampling, high, step
+        self._key, self._sampling, self._high, self._step = name, sampling, high, step
         super().__init__(
             self._text, id=name, type="number", compact=True, validators=[Function(self._sensible)],
             max_length=12,
@@ -42,17 +42,18 @@ class Field(Input):
         """What the text says; where that is rounded, what it was rounded from."""
         return self._exact if self.value == self._text else float(self.value)
 
-    def set_in(self, sampling: "Sampling") -> "Sampling":
+    def put_in(self, sampling: "Sampling", number: float) -> "Sampling":
         """
         Raises:
             UsageError: The number is out of its range.
-            ValueError: The text is no number.
         """
-        return replace(sampling, **{self._name: self.number})
+        if self._key == "temperature":
+            return replace(sampling, temperature=number)
+        return replace(sampling, top_p=number)
 
     def _sensible(self, text: str) -> bool:
         try:
-            replace(self._sampling, **{self._name: float(text)})
+            self.put_in(self._sampling, float(text))
         except (ValueError, UsageError):
             return False
         return True
@@ -150,7 +151,7 @@ class SamplingPanel(Vertical):
         event.stop()
         assert isinstance(event.input, Field)
         if event.input.value and event.input.is_valid:
-            self.sampling = event.input.set_in(self.sampling)
+            self.sampling = event.input.put_in(self.sampling, event.input.number)
 
     @on(Input.Changed, "#seed")
     def _seed_changed(self, event: Input.Changed) -> None:

@@ -39,7 +39,11 @@ class Story:
         return "".join([passage.text for passage in self.passages])
 
     def write(self, text: str) -> str:
-        """Adds the writer's words; returns them as they read on the page, with a space in front if needed."""
+        """Adds the writer's words; returns them as they read on the page, with a space in front if needed.
+
+        Raises:
+            UsageError: They are empty, and the vocabulary has no token that begins a text.
+        """
         before = tuple(self.ids)
         if self.text:
             text = joined(self.text, text)

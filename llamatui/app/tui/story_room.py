@@ -14,11 +14,13 @@ from textual.widgets import Input, Static
 
 from llamatui.app.tui.bars import Status
 from llamatui.app.tui.error_screen import explain
+from llamatui.app.tui.flow import printable
 from llamatui.app.tui.launch import Launch
 from llamatui.app.tui.page import Page
 from llamatui.app.tui.room import Room
 from llamatui.app.tui.runner import Run, Runner
 from llamatui.app.tui.sampling_panel import SamplingPanel
+from llamatui.errors import LlamatuiError
 
 if TYPE_CHECKING:
     from llamatui.app.engine import Session
@@ -181,7 +183,11 @@ You begin, the model goes on, and you may write along at any time.
             return
         if self.busy:
             return
-        shown = self.story.write(text)
+        try:
+            shown = self.story.write(text)
+        except LlamatuiError as error:
+            self.notify(error.hint, title=error.message, severity="warning")
+            return
         page = self.query_one(Page)
         self._show_page(True)
         self._marks.append(len(page.text))
@@ -207,6 +213,8 @@ You begin, the model goes on, and you may write along at any time.
         self._writing.finish(pieces)
         if pieces:
             self._marks.append(self._began)
+        if torn := "".join([printable(piece.text) for piece in run.pieces[len(pieces) :]]):
+            page.truncate(len(page.text) - len(torn))  # they began a character that never came
         page.writing = False
         if run.error is not None:
             message, hint = explain(run.error)

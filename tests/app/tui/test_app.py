@@ -70,7 +70,7 @@ async def test_model_without_a_chat_format_offers_the_story_room(make_app, wait_
         await wait_until(lambda: isinstance(app.screen, StoryRoom) and app.room.model is not None)
         await pilot.press("1")
         await wait_until(lambda: app.room.query_one(Page).text)
-    assert app.return_code == 0
+    assert not app.return_code
 
 
 @pytest.mark.parametrize("key", ["ctrl+q", "q"])

@@ -1,5 +1,6 @@
 """The chat room on a scripted backend: what is said is known, so what is shown can be checked."""
 
+import asyncio
 import threading
 
 import pytest
@@ -227,3 +228,104 @@ async def test_short_chat_begins_at_the_top(open_room, ask, say):
         await ask(room, pilot, "hi")
         assert room.query_one(Transcript).scroll_offset.y == 0
         assert room.query_one(Question).region.y == room.query_one(Transcript).region.y + 1
+
+
+async def test_keys_between_two_states_do_nothing(open_room, ask, say, wait_until):
+    say("yes", again=9)
+    async with open_room("chat") as (room, pilot):
+        await ask(room, pilot, "hi")
+        composer(room).text = "ho"
+        asking = asyncio.create_task(room.ask("ho"))
+        while not asking.done():
+            await asyncio.sleep(0)
+            assert room.busy
+            await room.action_regenerate()
+            await room.action_new()
+        await wait_until(lambda: not room.busy)
+        assert [message.content for message in room.conversation.turns] == ["hi", "yes", "ho", "yes"]
+
+
+async def test_end_of_an_answer_is_recorded_before_anything_waits(open_room, say, wait_until, monkeypatch):
+    say("yes", again=9)
+    async with open_room("chat") as (room, _):
+        seen = []
+        finish = Answer.finish
+
+        async def slow(self):
+            seen.append((len(room.conversation.turns), room.busy))
+            await asyncio.sleep(0.05)
+            await room.action_regenerate()
+            await finish(self)
+
+        monkeypatch.setattr(Answer, "finish", slow)
+        await room.ask("hi")
+        await wait_until(lambda: seen and not room.busy)
+        assert seen == [(2, True)]
+        assert texts(room, Answer) == ["yes"]
+
+
+@pytest.mark.parametrize("fail_after", [None, 0])
+async def test_old_answer_stays_when_there_is_no_new_one(open_room, ask, say, wait_until, fail_after):
+    say("first")
+    async with open_room("chat") as (room, pilot):
+        await ask(room, pilot, "hi")
+        old = room.query_one(Answer)
+        say(fail_after=fail_after)
+        await pilot.press("ctrl+r")
+        await wait_until(lambda: not room.busy and texts(room, Note))
+        assert room.query_one(Answer) is old
+        assert old.display
+        assert [message.content for message in room.conversation.turns] == ["hi", "first"]
+        if fail_after is None:
+            assert texts(room, Note) == ["The model said nothing."]
+        say("second")
+        await pilot.press("ctrl+r")
+        await wait_until(lambda: not room.busy and texts(room, Answer) == ["second"])
+        assert not texts(room, Note)
+
+
+async def test_withdrawn_question_stands_before_the_draft(open_room, say, wait_until):
+    gate = threading.Semaphore(0)
+    say(gate=gate)
+    async with open_room("chat") as (room, _):
+        await room.ask("hi")
+        composer(room).text = "draft"
+        gate.release(9)
+        await wait_until(lambda: not room.busy and texts(room, Note))
+        assert composer(room).text == "hi\ndraft"
+
+
+async def test_undo_of_a_long_paste(open_room, write):
+    async with open_room("chat") as (room, pilot):
+        await write(pilot, "\r".join(map(str, range(14))))
+        await pilot.press("ctrl+z")
+        await pilot.pause()
+        assert composer(room).text == ""
+        await pilot.press("ctrl+y", "x")
+        assert composer(room).text.endswith("13x")
+
+
+async def test_new_line_is_not_overtaken(open_room):
+    async with open_room("chat") as (room, pilot):
+        for key, character in (("a", "a"), ("ctrl+j", "\n"), ("b", "b"), ("shift+enter", None), ("c", "c")):
+            pilot.app.post_message(events.Key(key, character))
+        await pilot.pause()
+        assert composer(room).text == "a\nb\nc"
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 5, 24, 32, 33, 34, 40])
+async def test_any_size(make_app, width):
+    app = make_app("chat")
+    async with app.run_test(size=(width, 3 if width < 9 else 24)) as pilot:
+        await pilot.pause()
+        await pilot.press("a", "ctrl+t", "ctrl+s")
+        await pilot.pause()
+
+
+async def test_prompt_is_only_for_the_room_that_was_launched(open_room, wait_until, say):
+    say("yes", again=9)
+    async with open_room("story", prompt="Once") as (_, pilot):
+        await pilot.app.action_enter("chat")
+        await wait_until(lambda: pilot.app.room.NAME == "chat" and pilot.app.room.model is not None)
+        await pilot.pause(0.1)
+        assert not pilot.app.room.conversation.turns

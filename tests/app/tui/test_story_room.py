@@ -163,7 +163,7 @@ async def test_nonsense_in_the_panel_changes_nothing(open_room):
     async with open_room("story", size=(120, 36)) as (room, pilot):
         panel = room.query_one(SamplingPanel)
         before = panel.sampling
-        for value in ("", "-", "99"):
+        for value in ("", "-", "101", "0.000001"):
             room.query_one("#temperature", Input).value = value
             await pilot.pause()
             assert panel.sampling == before
@@ -304,3 +304,73 @@ async def test_reader_who_scrolled_up_is_left_alone(open_room, wait_until, say):
         gate.release(100)
         await wait_until(lambda: not room.busy)
         assert widget.scroll_offset.y == at
+
+
+@pytest.mark.parametrize("temperature", [0.004, 0.12345678])
+async def test_panel_does_not_round_what_was_given(open_room, temperature):
+    async with open_room("story", temperature=temperature, size=(120, 36)) as (room, pilot):
+        panel = room.query_one(SamplingPanel)
+        await pilot.pause()
+        assert panel.sampling.temperature == temperature
+        field = panel.query_one("#temperature", Input)
+        field.value, given = "0.5", field.value
+        await pilot.pause()
+        assert panel.sampling.temperature == 0.5
+        field.value = given
+        await pilot.pause()
+        assert panel.sampling.temperature == temperature
+
+
+async def test_shown_seed_leaves_alone_who_types(open_room):
+    async with open_room("story", size=(120, 36)) as (room, pilot):
+        panel, field = room.query_one(SamplingPanel), room.query_one("#seed", Input)
+        panel.show_seed(5)
+        assert field.value == "5"
+        field.focus()
+        await pilot.pause()
+        await pilot.press("backspace")
+        panel.show_seed(6)
+        assert field.value == ""
+        await pilot.press("7")
+        room.query_one(Page).focus()
+        await pilot.pause()
+        panel.show_seed(8)
+        assert field.value == "7"
+        assert panel.sampling.seed == 7
+
+
+async def test_paste_of_many_lines_is_kept(open_room, write):
+    async with open_room("story") as (room, pilot):
+        await write(pilot, "one\r\n\r\ntwo\rthree\n")
+        await pilot.press("ctrl+j")
+        assert room.query_one(WritingLine).value == "one two three"
+
+
+async def test_two_clicks_begin_one_story(open_room, wait_until, say):
+    say(" x", delay=0.02)
+    async with open_room("story") as (room, _):
+        for text in OPENINGS[:2]:
+            room.post_message(Opening.Chosen(text))
+        await wait_until(lambda: page(room) and not room.busy)
+        assert page(room) == OPENINGS[0] + " x"
+        assert len(room.story.passages) == 2
+
+
+async def test_words_after_an_empty_beginning_are_the_first(open_room, wait_until, say, write):
+    say()
+    async with open_room("story") as (room, pilot):
+        await pilot.press("enter")
+        await wait_until(lambda: room._begun and not room.busy)
+        room.query_one(WritingLine).focus()
+        await write(pilot, "Once upon")
+        await pilot.press("enter")
+        await wait_until(lambda: len(room.story.passages) == 2 and not room.busy)
+        assert room.story.ids == room.model.encode_prompt("Once upon")
+
+
+def test_half_a_character_is_found_behind_text():
+    from llamatui.app.tui.runner import Piece, Run
+
+    run = Run(None, None)
+    run.pieces = [Piece(None, "a"), Piece(None, ""), Piece(None, " ", True), Piece(None, "", True)]
+    assert run.complete_pieces() == run.pieces[:2]
