@@ -18,7 +18,7 @@ from llamatui.app.tui.launch import Launch, RoomName
 SIZE = (100, 30)
 BEGINNINGS: dict[RoomName, str] = {
     "story": "Once upon a time, there was a little llama named Lily.",
-    "chat": "What is a llama, in two sentences and a list?",
+    "chat": "Give me three short tips for telling a bedtime story, as a list.",
 }
 
 
