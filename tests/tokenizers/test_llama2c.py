@@ -108,7 +108,7 @@ def test_vocabularies_that_are_refused(pieces: list[bytes], problem: str) -> Non
         (b"\0" * 8, "longest token of 0 bytes"),
         (struct.pack("<i", -1), "longest token of -1 bytes"),
         (struct.pack("<ifi", 5, 0.0, -1), "token 0 to be -1 bytes"),
-        (struct.pack("<ifi", 5, 0.0, 9) + b"abc", "token 0 to be 9 bytes"),
+        (struct.pack("<ifi", 5, 0.0, 9) + b"abc", "cut short at token 0"),
         (struct.pack("<if", 5, 0.0), "cut short at token 0"),
         (struct.pack("<ifi", 5, float("nan"), 1) + b"a", "token 0 without a score"),
     ],
