@@ -312,7 +312,7 @@ def test_ctrl_c_keeps_what_is_there(flags: list[str], slow_model: Path) -> None:
     began = time.monotonic()
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130, err
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 5
     assert b"Traceback" not in err
     if flags:
         *_, last = (first + out).splitlines()

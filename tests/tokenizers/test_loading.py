@@ -125,7 +125,7 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     start = time.perf_counter()
     with pytest.raises(TokenizerError, match="at most 64 MiB, found 51200 MiB"):
         load_tokenizer(path)
-    assert time.perf_counter() - start < 10
+    assert time.perf_counter() - start < 1
 
 
 @pytest.fixture
@@ -204,4 +204,4 @@ def test_real_files_are_found_quickly(real_data: Path) -> None:
     found = find_tokenizer(model, 128256, real_data / "tokenizers")
     assert found is not None
     assert vocabulary_size(found) == 128256
-    assert time.perf_counter() - start < 20
+    assert time.perf_counter() - start < 3

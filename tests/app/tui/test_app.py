@@ -82,7 +82,7 @@ async def test_quitting_while_generating_leaves_no_thread(open_room, wait_until,
         assert inference_threads()
         await pilot.press(key)
         began = time.monotonic()
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 3
 
 
 async def test_quitting_while_loading_leaves_no_thread(make_app, wait_until, monkeypatch):
