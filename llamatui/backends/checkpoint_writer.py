@@ -1,11 +1,13 @@
 """Writes llama2.c checkpoints, versions 0, 1 and 2, tensor by tensor; `run` and `runq` read them."""
 
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
@@ -24,15 +26,28 @@ from llamatui.backends.checkpoint import (
     tensor_layout,
     with_default_theta,
 )
-from llamatui.backends.q8_0 import FloatArray, fit_group_size, max_error, quantize
+from llamatui.backends.q8_0 import FloatArray, Q8Tensor, fit_group_size, group_errors, quantize
 from llamatui.backends.rope import rope_table
-from llamatui.errors import CheckpointError
+from llamatui.errors import CheckpointError, LlamatuiError
 
-TensorSource = Callable[[str, int], FloatArray]
+
+class Rows(Protocol):
+    """One layer of a tensor, read a block of rows at a time: an array, or what reads them from a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice, /) -> FloatArray | Q8Tensor:
+        """Q8_0 rows are written as they are where their group size is the file's."""
+
+
+TensorSource = Callable[[str, int], Rows]
 """(name, layer) -> one layer of a tensor, as `tensor_layout` names and shapes it; layer 0 where unlayered."""
 
 Progress = Callable[[int, int], None]
-"""(bytes written, bytes in all), called after each tensor."""
+"""(bytes written, bytes in all), called after each block."""
+
+BLOCK = 1 << 24  # elements held as fp32 at a time: 64 MB
 
 
 @dataclass
@@ -41,11 +56,24 @@ class WriteReport:
     """As written: with the group size that fits."""
     file_size: int
     errors: dict[str, float] = field(default_factory=dict)
-    """Version 2: largest |w - dequantized w| by tensor ("wq.3": layer 3)."""
+    """Version 2: largest |w - dequantized w| by tensor ("wq.3": layer 3). 0 where Q8_0 rows were kept."""
+    n_groups: int = 0
+    sum_of_errors: float = 0.0
+    """Of the largest error of each group."""
 
     @property
     def max_error(self) -> float:
         return max(self.errors.values(), default=0.0)
+
+    @property
+    def mean_error(self) -> float:
+        """Mean over all groups of the largest error in each."""
+        return self.sum_of_errors / max(self.n_groups, 1)
+
+    @property
+    def worst_tensor(self) -> str:
+        """Name of the tensor with the largest error; "" where nothing was quantized."""
+        return max(self.errors, key=self.errors.__getitem__, default="")
 
 
 def write_checkpoint(
@@ -62,12 +90,14 @@ def write_checkpoint(
     Args:
         config: Its own group_size is ignored.
         version: 0 and 1 for fp32, 2 for Q8_0. Version 0 cannot hold RoPE settings, chat format or token ids.
-        source: Called once for each layer of each tensor, in file order.
+        source: Called once for each layer of each tensor, in file order. Memory is that of one block of rows
+            (and of what `source` itself holds), whatever the size of the tensor.
         group_size: Wanted for version 2; halved until it divides dim and hidden_dim.
 
     Raises:
         CheckpointError: The config makes no sense, version 0 cannot hold its RoPE settings, or a tensor has
-            another shape than it says.
+            another shape than it says, or values that cannot be quantized.
+        LlamatuiError: The disk has no room for the file, or the folder cannot be written to.
     """
     target = Path(path)
     if group_size < 1:
@@ -78,15 +108,47 @@ def write_checkpoint(
     header = _header(config, version)
     layout = tensor_layout(config, version)
     report = WriteReport(config, layout[-1].end)
+    try:
+        _check_room(target.parent, report.file_size)
+        _write_atomically(target, header, layout, config, source, report, progress)
+    except OSError as error:
+        raise LlamatuiError(
+            f"{target}: cannot be written: {error.strerror or error}", "choose another place for the file"
+        ) from error
+    return report
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise LlamatuiError(
+            f"{folder}: {needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free",
+            "make room, choose another disk, or write version 2, which is a quarter of the size",
+        )
+
+
+def _write_atomically(
+    target: Path,
+    header: bytes,
+    layout: list[TensorSpec],
+    config: ModelConfig,
+    source: TensorSource,
+    report: WriteReport,
+    progress: Progress | None,
+) -> None:
+    def step() -> None:
+        if progress:
+            progress(file.tell(), report.file_size)
+
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(header)
             for spec in layout:
                 for layer in range(max(spec.n_layers, 1)):
-                    _write_tensor(file, spec, layer, config, source, report)
-                    if progress:
-                        progress(file.tell(), report.file_size)
+                    rows = _rope_freqs(config) if spec.name == "rope_freqs" else source(spec.name, layer)
+                    name = f"{spec.name}.{layer}" if spec.n_layers else spec.name
+                    _write_tensor(file, spec, name, rows, report, step)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files private
@@ -94,7 +156,6 @@ def write_checkpoint(
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return report
 
 
 def _umask() -> int:
@@ -131,25 +192,53 @@ def _header(config: ModelConfig, version: int) -> bytes:
     return bytes(header)
 
 
+def _rope_freqs(config: ModelConfig) -> FloatArray:
+    cos, sin = rope_table(config, config.max_seq_len)
+    return np.stack([cos, sin])  # (2, max_seq_len, head_dim / 2)
+
+
+def _blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    step = max(1, BLOCK // prod(shape[1:]))
+    for start in range(0, shape[0], step):
+        yield slice(start, min(start + step, shape[0]))
+
+
 def _write_tensor(
-    file: BinaryIO,
-    spec: TensorSpec,
-    layer: int,
-    config: ModelConfig,
-    source: TensorSource,
-    report: WriteReport,
+    file: BinaryIO, spec: TensorSpec, name: str, rows: Rows, report: WriteReport, step: Callable[[], None]
 ) -> None:
-    if spec.name == "rope_freqs":
-        cos, sin = rope_table(config, config.max_seq_len)
-        w = np.stack([cos, sin])  # (2, max_seq_len, head_dim / 2)
-    else:
-        w = np.ascontiguousarray(source(spec.name, layer), "<f4")  # spec.shape
-    if w.shape != spec.shape:
-        raise CheckpointError(f"{spec.name}: expected shape {spec.shape}, found {w.shape}")
-    if spec.group_size:
-        tensor = quantize(w, spec.group_size)
-        report.errors[f"{spec.name}.{layer}" if spec.n_layers else spec.name] = max_error(w, tensor)
-        file.write(tensor.q.tobytes())
-        file.write(tensor.scale.astype("<f4").tobytes())
-    else:
-        file.write(w.tobytes())
+    if tuple(rows.shape) != spec.shape:
+        raise CheckpointError(f"{name}: expected shape {spec.shape}, found {tuple(rows.shape)}")
+    scales = []
+    for block in _blocks(spec.shape):
+        w = rows[block]  # (block, cols)
+        if spec.group_size:
+            tensor = _quantized(w, name, spec.group_size, report)
+            file.write(np.ascontiguousarray(tensor.q).data)
+            scales.append(tensor.scale.astype("<f4"))  # (block, groups)
+        else:
+            w = w.dequantize() if isinstance(w, Q8Tensor) else w
+            file.write(np.ascontiguousarray(w, "<f4").data)
+        if block.stop < spec.shape[0]:
+            step()
+    for scale in scales:
+        file.write(scale.data)
+    step()
+
+
+def _quantized(w: FloatArray | Q8Tensor, name: str, group_size: int, report: WriteReport) -> Q8Tensor:
+    if isinstance(w, Q8Tensor) and w.group_size == group_size:
+        report.errors.setdefault(name, 0.0)
+        report.n_groups += w.scale.size
+        return w
+    w = w.dequantize() if isinstance(w, Q8Tensor) else w.astype(np.float32, copy=False)
+    if not np.isfinite(w).all():
+        raise CheckpointError(
+            f"{name}: expected numbers, found infinite ones or NaN, which Q8_0 cannot hold",
+            "the model is damaged: get it again",
+        )
+    tensor = quantize(w, group_size)
+    errors = group_errors(w, tensor)  # (block, groups)
+    report.errors[name] = max(report.errors.get(name, 0.0), float(errors.max()))
+    report.n_groups += errors.size
+    report.sum_of_errors += float(errors.sum(dtype=np.float64))
+    return tensor

@@ -27,8 +27,8 @@ class Q8Tensor:
     def group_size(self) -> int:
         return int(self.q.shape[-1] // self.scale.shape[-1])
 
-    def __getitem__(self, index: "int | npt.NDArray[np.int64]") -> "Q8Tensor":
-        """Picks along the first axis: a layer, or rows of an embedding."""
+    def __getitem__(self, index: "int | slice | npt.NDArray[np.int64]") -> "Q8Tensor":
+        """Picks along the first axis: a layer, or rows of a matrix."""
         return Q8Tensor(self.q[index], self.scale[index])
 
     def dequantize(self) -> FloatArray:
@@ -57,6 +57,8 @@ def quantize(w: FloatArray, group_size: int) -> Q8Tensor:
     return Q8Tensor(q, scale)
 
 
-def max_error(w: FloatArray, tensor: Q8Tensor) -> float:
-    """Largest |w - dequantized w| of any weight."""
-    return float(np.abs(w - tensor.dequantize()).max(initial=0.0))
+def group_errors(w: FloatArray, tensor: Q8Tensor) -> FloatArray:
+    """Largest |w - dequantized w| of each group, shaped as `tensor.scale`."""
+    errors = np.abs(w - tensor.dequantize())  # (..., cols)
+    largest: FloatArray = errors.reshape(*tensor.scale.shape, -1).max(axis=-1)  # (..., groups)
+    return largest

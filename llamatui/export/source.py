@@ -1,0 +1,118 @@
+"""What every reader of a foreign format gives: a config, tensors by llama2.c's names, and a tokenizer.
+
+    open_hf, open_meta, open_llama2c, open_gguf, open_bin  ->  Source  ->  export_bin, export_hf
+
+Tensors are named and shaped as `llamatui.backends.checkpoint.tensor_layout` says, with the rows of wq and wk
+in llama2.c's (and Meta's) order, where the two numbers that RoPE rotates together are neighbours.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from llamatui.backends.checkpoint import ModelConfig
+from llamatui.backends.checkpoint_writer import Rows, TensorSource
+from llamatui.backends.q8_0 import FloatArray, Q8Tensor
+
+UNKNOWN_FORMAT = "unknown"
+"""`ModelConfig.chat_format` of a model whose chat template is none that we know: never guessed in silence."""
+
+TokenizerFiles = dict[str, bytes]
+"""Contents by what follows the stem: ".tokenizer.model" or ".tokenizer.json", ".tokenizer_config.json"."""
+
+HF_LAYER_NAMES = {
+    "attention_norm": "input_layernorm",
+    "wq": "self_attn.q_proj",
+    "wk": "self_attn.k_proj",
+    "wv": "self_attn.v_proj",
+    "wo": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "w1": "mlp.gate_proj",
+    "w2": "mlp.down_proj",
+    "w3": "mlp.up_proj",
+}
+"""Ours to Hugging Face's, in `model.layers.{layer}.{name}.weight`."""
+
+HF_NAMES = {"tok_embeddings": "model.embed_tokens", "norm": "model.norm", "wcls": "lm_head"}
+"""Ours to Hugging Face's, in `{name}.weight`."""
+
+META_LAYER_NAMES = {
+    "attention_norm": "attention_norm",
+    "wq": "attention.wq",
+    "wk": "attention.wk",
+    "wv": "attention.wv",
+    "wo": "attention.wo",
+    "ffn_norm": "ffn_norm",
+    "w1": "feed_forward.w1",
+    "w2": "feed_forward.w2",
+    "w3": "feed_forward.w3",
+}
+"""Ours to Meta's and llama2.c's, in `layers.{layer}.{name}.weight`."""
+
+META_NAMES = {"tok_embeddings": "tok_embeddings", "norm": "norm", "wcls": "output"}
+"""Ours to Meta's and llama2.c's, in `{name}.weight`."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to export. Nothing large is read before `tensor` is asked for rows."""
+
+    path: Path
+    config: ModelConfig
+    """`group_size`: of the weights that are stored as Q8_0, else 0. `chat_format`: see UNKNOWN_FORMAT."""
+    tensor: TensorSource
+    """Raises CheckpointError where the file is damaged. Not asked for `wcls` if the classifier is shared."""
+    tokenizer: TokenizerFiles = field(default_factory=dict)
+    """Empty where the source has none."""
+    notes: list[str] = field(default_factory=list)
+    """What the user should know: what was assumed, what was left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class LazyRows:
+    """Rows that `read` fetches when they are asked for."""
+
+    shape: tuple[int, ...]
+    read: Callable[[slice], FloatArray | Q8Tensor]
+
+    def __getitem__(self, rows: slice) -> FloatArray | Q8Tensor:
+        return self.read(rows)
+
+
+def interleave(n_rows: int, head_dim: int) -> npt.NDArray[np.int64]:
+    """Row of Hugging Face's wq or wk that each row of ours is.
+
+    HF rotates numbers i and i + head_dim / 2 of a head together, llama2.c numbers 2i and 2i + 1. Source:
+    `permute` in transformers' `convert_llama_weights_to_hf.py`, which this undoes.
+    """
+    row = np.arange(n_rows)
+    head, i = np.divmod(row, head_dim)
+    rows: npt.NDArray[np.int64] = head * head_dim + i % 2 * (head_dim // 2) + i // 2  # (n_rows,)
+    return rows
+
+
+def deinterleave(n_rows: int, head_dim: int) -> npt.NDArray[np.int64]:
+    """Row of our wq or wk that each row of Hugging Face's is: the inverse of `interleave`."""
+    row = np.arange(n_rows)
+    head, i = np.divmod(row, head_dim)
+    half = head_dim // 2
+    rows: npt.NDArray[np.int64] = head * head_dim + i % half * 2 + i // half  # (n_rows,)
+    return rows
+
+
+__all__ = [
+    "HF_LAYER_NAMES",
+    "HF_NAMES",
+    "META_LAYER_NAMES",
+    "META_NAMES",
+    "UNKNOWN_FORMAT",
+    "LazyRows",
+    "Rows",
+    "Source",
+    "TokenizerFiles",
+    "deinterleave",
+    "interleave",
+]
