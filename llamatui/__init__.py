@@ -1,13 +1,16 @@
 """llamatui: stories and chats with Llama-family models on your own CPU.
 
 >>> import llamatui
->>> model = llamatui.load("stories260K.bin")
->>> print(llamatui.generate(model, "Once upon a time", temperature=0, max_tokens=50))
+>>> model = llamatui.load("model.bin")
+>>> print(model.generate("Once upon a time", temperature=0, max_tokens=50))
+>>> print(model.chat().send("What is the capital of France?"))
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import os
+
     from llamatui.app.model import LoadedModel
 
 __all__ = ["generate", "load"]
@@ -21,26 +24,27 @@ def __getattr__(name: str) -> str:
     raise AttributeError(name)
 
 
-def load(path: str, **options: Any) -> "LoadedModel":
-    """Opens a model; see `llamatui.app.model.load_model` for the options and errors.
+def load(
+    path: "str | os.PathLike[str]",
+    *,
+    tokenizer: "str | os.PathLike[str] | None" = None,
+    backend: str | None = None,
+    threads: int | None = None,
+    chat_format: str = "",
+) -> "LoadedModel":
+    """Opens a `.bin` or `.gguf` file, or a pulled model by its name.
 
-    `threads` holds for NumPy's BLAS only if NumPy has not been imported before.
+    The model generates (`generate`, `stream`) and chats (`chat`). See `llamatui.app.model.load_model` for the
+    arguments and errors. `threads` holds for NumPy's BLAS only if NumPy has not been imported before.
     """
     from llamatui.backends.threads import limit_blas_threads
 
-    limit_blas_threads(options.get("threads"))
+    limit_blas_threads(threads)
     from llamatui.app.model import load_model
 
-    return load_model(path, **options)
+    return load_model(path, tokenizer=tokenizer, backend=backend, threads=threads, chat_format=chat_format)
 
 
-def generate(model: "LoadedModel", prompt: str = "", *, max_tokens: int = 256, **sampling: Any) -> str:
-    """The text that `model` puts behind `prompt`; `sampling` as in `llamatui.app.sampling.Sampling`."""
-    from llamatui.app.engine import Limits, Session
-    from llamatui.app.sampler import Sampler
-    from llamatui.app.sampling import Sampling
-
-    ids = model.encode_prompt(prompt)
-    limits = Limits(max_new_tokens=max_tokens, stop_ids=model.stop_ids)
-    generation = Session(model.backend).start(ids, Sampler(Sampling(**sampling)), limits)
-    return model.tokenizer.decode([record.id for record in generation], after=ids[-1])
+def generate(model: "LoadedModel", prompt: str = "", **options: Any) -> str:
+    """The text that `model` puts behind `prompt`: `model.generate(prompt, ...)`."""
+    return model.generate(prompt, **options)

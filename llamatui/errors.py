@@ -5,6 +5,7 @@
       ModelError               3  a model or tokenizer file is missing or invalid
         CheckpointError           ... the model file
         TokenizerError            ... the tokenizer file
+        TokenizerMissingError     none was found; knows which to fetch
       MissingExtraError        1  an optional package is not installed
       BackendError             1  a backend cannot be imported, or failed
       ContextOverflowError     4  the text does not fit the context, under `--overflow error`
@@ -44,6 +45,13 @@ class CheckpointError(ModelError):
 
 class TokenizerError(ModelError):
     pass
+
+
+class TokenizerMissingError(ModelError):
+    def __init__(self, message: str, hint: str, pull: str) -> None:
+        """`pull`: name in the catalogue of the tokenizer that would do; "" if none is known."""
+        super().__init__(message, hint)
+        self.pull = pull
 
 
 class BackendError(LlamatuiError):

@@ -16,7 +16,7 @@ Source = Literal["flag", "environment", "config", "default"]
 @dataclass(frozen=True, slots=True)
 class Settings:
     model: str = ""
-    """Model file to run where none is named."""
+    """Model to run where none is named: a file, or the name of a pulled one."""
     tokenizer: str = ""
     """Tokenizer file; empty looks next to the model."""
     backend: str = ""
@@ -40,7 +40,7 @@ class Settings:
     context: int = 0
     """Most tokens to hold; 0 is what the model was made for."""
     chat_format: str = ""
-    """Chat format: llama2, llama3 or chatml; empty asks the model."""
+    """Chat format: llama2, llama3, chatml or zephyr; empty asks the model."""
     system: str = ""
     """System prompt for chat."""
     theme: str = ""

@@ -1,17 +1,21 @@
 """A chat without a screen: messages, the ids they are, and the session that answers.
 
-chat.ask("Who are you?")
+chat.send("Who are you?")                        the answer
+
+chat.ask("Who are you?")                         the same by hand, to see every token and to stop it
 generation = chat.start(Sampler(Sampling()))
 for record in generation: ...
 chat.finish(generation.new_tokens, text)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from llamatui.app.engine import Generation, Limits, Session
 from llamatui.app.model import LoadedModel
 from llamatui.app.sampler import Sampler
+from llamatui.app.sampling import Sampling
+from llamatui.app.text_stream import StopMatcher, stream_text
 from llamatui.errors import UsageError
 from llamatui.tokenizers.chat_formats import Message
 
@@ -25,17 +29,29 @@ class Conversation:
         session: Holds what it can of the conversation in its cache, so an answer costs only what is new.
     """
 
-    def __init__(self, model: LoadedModel, system: str = "", *, context: int | None = None) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        system: str | None = None,
+        *,
+        context: int | None = None,
+        sampling: Sampling | None = None,
+    ) -> None:
         """
+        Args:
+            system: None takes what the model's own chat template begins with, "" none.
+            sampling: For `send` and `stream`.
+
         Raises:
             ModelError: The model has no chat format.
         """
         self.model = model
         self.format = model.chat_format
         self.session = Session(model.backend, context)
-        self.system = system
+        self.system = model.default_system if system is None else system
         self.turns: list[Message] = []
         self._told = 0  # turns before this one no longer fit the context
+        self._sampler = Sampler(sampling or Sampling())
 
     @property
     def messages(self) -> list[Message]:
@@ -46,6 +62,22 @@ class Conversation:
         """Of the system prompt and the turns that still fit, up to where the answer goes."""
         told = [*self._system_messages, *self.turns[self._told :]]
         return self.format.render(self.model.tokenizer, told)
+
+    def send(self, text: str) -> str:
+        """The answer to `text`. A full context forgets the oldest turns."""
+        return "".join(self.stream(text))
+
+    def stream(self, text: str) -> Iterator[str]:
+        """Pieces of the answer as they come. One that is left early is kept as far as it went."""
+        self.ask(text)
+        generation = self.start(self._sampler, Limits(overflow="shift"))
+        answer = ""
+        try:
+            for _, piece in stream_text(generation, self.model.tokenizer, StopMatcher(())):
+                answer += piece
+                yield piece
+        finally:
+            self.finish(generation.new_tokens, answer)
 
     def ask(self, text: str) -> None:
         """Adds a user's turn."""

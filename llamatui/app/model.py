@@ -1,22 +1,26 @@
 """A model ready to run: checkpoint, tokenizer, backend and chat format."""
 
-import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import file_digest
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from platformdirs import user_cache_path, user_data_path
-
+from llamatui.app import catalogue, library
+from llamatui.app.gguf_cache import converted, is_gguf
 from llamatui.backends.base import Backend
 from llamatui.backends.checkpoint import Checkpoint
 from llamatui.backends.registry import DEFAULT, create_backend
-from llamatui.errors import ModelError, UsageError
+from llamatui.errors import ModelError, TokenizerMissingError, UsageError
 from llamatui.tokenizers.base import Tokenizer
 from llamatui.tokenizers.chat_formats import CHAT_FORMATS, ChatFormat, chat_format_for
+from llamatui.tokenizers.chat_templates import default_system, format_of, template_text
+from llamatui.tokenizers.hf_json import companion_config
 from llamatui.tokenizers.loading import find_tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from llamatui.app.conversation import Conversation
 
 
 @dataclass
@@ -55,18 +59,79 @@ class LoadedModel:
 
     @cached_property
     def chat_format(self) -> ChatFormat:
-        """The format to chat in.
+        """The format to chat in: the user's, the file's, the tokenizer's, or else the vocabulary's.
 
         Raises:
-            ModelError: Neither the user, the file nor the vocabulary says, or the file says an unknown one.
+            ModelError: None of them says, or the first to say names an unknown one.
         """
-        known = self.checkpoint.config.chat_format
-        if known and not self.chat_format_name and known not in CHAT_FORMATS:
+        named = self.chat_format_name or self.checkpoint.config.chat_format
+        if not named and self._chat_template:
+            named = format_of(self._chat_template) or "unknown"
+        if named not in CHAT_FORMATS and not self.chat_format_name and named:
             raise ModelError(
-                f"{self.path}: the chat format {known!r} of this file is not known here",
-                f"choose one: --chat-format {' | '.join(CHAT_FORMATS)}",
+                f"{self.path}: the chat format of this model is not known here",
+                f"choose the one that is nearest: --chat-format {' | '.join(CHAT_FORMATS)}",
             )
-        return chat_format_for(self.tokenizer, self.chat_format_name or known)
+        return chat_format_for(self.tokenizer, named)
+
+    @property
+    def default_system(self) -> str:
+        """The system prompt that the model's own chat template begins with; "" where it has none."""
+        return default_system(self._chat_template)
+
+    @cached_property
+    def _chat_template(self) -> str:
+        """In the configuration that lies beside the tokenizer; "" where none does."""
+        return template_text(companion_config(self.tokenizer_path).get("chat_template"))
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        max_tokens: int | None = 256,
+        stop: Sequence[str] = (),
+        **sampling: Any,
+    ) -> Iterator[str]:
+        """Pieces of the text that the model puts behind `prompt`, as they come.
+
+        Args:
+            max_tokens: None fills the context.
+            stop: Texts that end it.
+            sampling: temperature, top_p, top_k, min_p, repeat_penalty, seed: see
+                `llamatui.app.sampling.Sampling`.
+
+        Raises:
+            UsageError: A value out of its range.
+        """
+        from llamatui.app.engine import Limits, Session
+        from llamatui.app.sampler import Sampler
+        from llamatui.app.sampling import Sampling
+        from llamatui.app.text_stream import StopMatcher, stream_text
+
+        limits = Limits(max_new_tokens=max_tokens, stop_ids=self.stop_ids)
+        ids = self.encode_prompt(prompt)
+        generation = Session(self.backend).start(ids, Sampler(Sampling(**sampling)), limits)
+        for _, piece in stream_text(generation, self.tokenizer, StopMatcher(stop)):
+            yield piece
+
+    def generate(self, prompt: str = "", **options: Any) -> str:
+        """The text that the model puts behind `prompt`; options as for `stream`."""
+        return "".join(self.stream(prompt, **options))
+
+    def chat(self, system: str | None = None, **sampling: Any) -> "Conversation":
+        """A conversation: `.send(text)` gives the answer, `.stream(text)` its pieces.
+
+        Args:
+            system: None takes the model's own, "" none.
+            sampling: As for `stream`.
+
+        Raises:
+            ModelError: The model has no chat format.
+        """
+        from llamatui.app.conversation import Conversation
+        from llamatui.app.sampling import Sampling
+
+        return Conversation(self, system, sampling=Sampling(**sampling))
 
 
 def load_model(
@@ -81,27 +146,29 @@ def load_model(
     """Opens a model file and what belongs to it.
 
     Args:
-        tokenizer: Its file; None looks next to the model, then among the user's own by vocabulary size.
+        path: A `.bin` file, the name of a pulled model, or a GGUF file, which is converted once.
+        tokenizer: Its file; None looks next to the model, in the current folder, then among the user's own by
+            vocabulary size.
         backend: Its name; None means the default one.
         threads: None means one per physical core.
         progress: Told what is being done, in a few words.
 
     Raises:
         ModelError: A file is missing, damaged, or does not fit the other.
+        TokenizerMissingError: No tokenizer was found.
     """
     progress("reading the header")
-    checkpoint = Checkpoint(path)
+    checkpoint = open_checkpoint(path, progress)
     config = checkpoint.config
     progress("loading the tokenizer")
-    found = (
-        Path(tokenizer)
-        if tokenizer
-        else find_tokenizer(checkpoint.path, config.vocab_size, user_tokenizers())
-    )
+    found = Path(tokenizer) if tokenizer else tokenizer_of(checkpoint)
     if found is None:
-        raise ModelError(
-            f"{checkpoint.path}: no tokenizer of {config.vocab_size} tokens is next to the model",
-            "name its file: -z tokenizer.model (or .bin, .json)",
+        known = catalogue.tokenizer_for(config.vocab_size)
+        raise TokenizerMissingError(
+            f"{checkpoint.path}: no tokenizer of {config.vocab_size} tokens is next to the model, "
+            f"in the current folder or in {library.tokenizers_folder()}",
+            f"llamatui pull {known.name}" if known else "name its file: -z tokenizer.model (or .bin, .json)",
+            known.name if known else "",
         )
     loaded = load_tokenizer(found, config.vocab_size)
     progress("preparing the backend")
@@ -110,29 +177,20 @@ def load_model(
     )
 
 
-def user_tokenizers() -> Path:
-    """Folder of the user's own tokenizers, for models that come without one."""
-    return user_data_path("llamatui", appauthor=False) / "tokenizers"
+def open_checkpoint(
+    path: str | os.PathLike[str], progress: Callable[[str], None] = lambda step: None
+) -> Checkpoint:
+    """The checkpoint that a path or a pulled model's name means.
+
+    Raises:
+        ModelError: There is none, or it is damaged.
+    """
+    found = library.resolve(os.fspath(path))
+    return Checkpoint(converted(found, progress) if is_gguf(found) else found)
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, remembered in the cache folder by path, size and time of change."""
-    status = path.stat()
-    key = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
-    store = user_cache_path("llamatui", appauthor=False) / "sha256.json"
-    try:
-        known = json.loads(store.read_text("utf-8"))
-        if isinstance(known, dict) and isinstance(known.get(key), str):
-            return str(known[key])
-    except (OSError, ValueError):
-        known = {}
-    with path.open("rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
-    try:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        temporary = store.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps({**(known if isinstance(known, dict) else {}), key: digest}), "utf-8")
-        temporary.replace(store)
-    except OSError:
-        pass  # only a cache: a read-only home costs time, not the result
-    return digest
+def tokenizer_of(checkpoint: Checkpoint) -> Path | None:
+    """The tokenizer file that belongs to a model, wherever it is."""
+    return find_tokenizer(
+        checkpoint.path, checkpoint.config.vocab_size, Path.cwd(), library.tokenizers_folder()
+    )

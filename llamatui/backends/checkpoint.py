@@ -307,6 +307,7 @@ class Checkpoint:
 
     Attributes:
         version: 0, 1 or 2.
+        mapping: The whole file.
         tensors: By name, see `tensor_layout`. Layered ones have n_layers as first dimension. fp32 arrays, or
             Q8Tensor for the matrices of version 2. All are views of the mapping.
     """
@@ -335,14 +336,16 @@ class Checkpoint:
                 layout = tensor_layout(self.config, self.version)
                 self._check_size(layout[-1].end)
                 # Advice is kept to the default: readahead suits the first pass, and pages stay shared.
-                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self.mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             raise CheckpointError(
                 f"{where}: no such file", "check the path; `llamatui generate --help` has examples"
             ) from None
         except OSError as error:
             raise CheckpointError(f"{where}: cannot be read: {error.strerror}") from error
-        self.tensors = {spec.name: _map_tensor(mapping, spec) for spec in layout if spec.name != "rope_freqs"}
+        self.tensors = {
+            spec.name: _map_tensor(self.mapping, spec) for spec in layout if spec.name != "rope_freqs"
+        }
         self.tensors.setdefault("wcls", self.tensors["tok_embeddings"])
 
     def _check_size(self, expected: int) -> None:

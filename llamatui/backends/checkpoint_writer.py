@@ -109,7 +109,7 @@ def write_checkpoint(
     layout = tensor_layout(config, version)
     report = WriteReport(config, layout[-1].end)
     try:
-        _check_room(target.parent, report.file_size)
+        check_room(target.parent, report.file_size, ", or write version 2, a quarter of the size")
         _write_atomically(target, header, layout, config, source, report, progress)
     except OSError as error:
         raise LlamatuiError(
@@ -118,12 +118,18 @@ def write_checkpoint(
     return report
 
 
-def _check_room(folder: Path, needed: int) -> None:
+def check_room(folder: Path, needed: int, alternative: str = "") -> None:
+    """Checks that a folder's disk has `needed` bytes free; `alternative` ends the hint.
+
+    Raises:
+        LlamatuiError: It has fewer.
+        OSError: There is no such folder.
+    """
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise LlamatuiError(
             f"{folder}: {needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free",
-            "make room, choose another disk, or write version 2, which is a quarter of the size",
+            f"make room or choose another disk{alternative}",
         )
 
 
@@ -197,7 +203,8 @@ def _rope_freqs(config: ModelConfig) -> FloatArray:
     return np.stack([cos, sin])  # (2, max_seq_len, head_dim / 2)
 
 
-def _blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Slices that cover a tensor's rows, each of at most BLOCK elements or of one row."""
     step = max(1, BLOCK // prod(shape[1:]))
     for start in range(0, shape[0], step):
         yield slice(start, min(start + step, shape[0]))
@@ -209,7 +216,7 @@ def _write_tensor(
     if tuple(rows.shape) != spec.shape:
         raise CheckpointError(f"{name}: expected shape {spec.shape}, found {tuple(rows.shape)}")
     scales = []
-    for block in _blocks(spec.shape):
+    for block in row_blocks(spec.shape):
         w = rows[block]  # (block, cols)
         if spec.group_size:
             tensor = _quantized(w, name, spec.group_size, report)

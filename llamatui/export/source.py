@@ -6,6 +6,7 @@ Tensors are named and shaped as `llamatui.backends.checkpoint.tensor_layout` say
 in llama2.c's (and Meta's) order, where the two numbers that RoPE rotates together are neighbours.
 """
 
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,15 @@ class LazyRows:
         return self.read(rows)
 
 
+def drop_pages(mapping: mmap.mmap) -> None:
+    """Lets go of what was read of a file, so that memory is that of one tensor and not of the whole model.
+
+    The pages stay in the system's cache, but no longer count as ours.
+    """
+    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
 def interleave(n_rows: int, head_dim: int) -> npt.NDArray[np.int64]:
     """Row of Hugging Face's wq or wk that each row of ours is.
 
@@ -114,5 +124,6 @@ __all__ = [
     "Source",
     "TokenizerFiles",
     "deinterleave",
+    "drop_pages",
     "interleave",
 ]

@@ -45,6 +45,8 @@ class ChatFormat:
     """In front of the conversation. None: BOS, if prompts start with it in this vocabulary."""
     system_in_user: bool = False
     """The system message is part of the content of the user message that follows it."""
+    by_name_only: bool = False
+    """Never chosen for a vocabulary that has its control tokens: they tell too little."""
     strips: bool = True
     """Drop white space around contents, as the reference does."""
 
@@ -175,7 +177,27 @@ CHATML = ChatFormat(
 )
 """Source: the chat template of SmolLM2, without the system message that it adds of its own."""
 
-CHAT_FORMATS = {chat_format.name: chat_format for chat_format in (LLAMA3, CHATML, LLAMA2)}
+
+def _zephyr(role: str) -> tuple[Parts, Parts]:
+    return (f"<|{role}|>\n",), (Control("</s>"), "\n")
+
+
+ZEPHYR = ChatFormat(
+    "zephyr",
+    system=_zephyr("system"),
+    user=_zephyr("user"),
+    assistant=_zephyr("assistant"),
+    by_name_only=True,
+    strips=False,
+)
+"""Source: the chat template of TinyLlama-1.1B-Chat and Zephyr, where only `</s>` is a control token.
+
+The template has no BOS. Both models' cards give what it renders to a pipeline that puts BOS in front, so BOS
+is there where prompts start with it. Like Hugging Face's Llama tokenizers of that time, SentencePiece puts a
+space in front of what follows `</s>`.
+"""
+
+CHAT_FORMATS = {chat_format.name: chat_format for chat_format in (LLAMA3, CHATML, LLAMA2, ZEPHYR)}
 
 
 def chat_format_named(name: str) -> ChatFormat:
@@ -188,7 +210,7 @@ def chat_format_named(name: str) -> ChatFormat:
 
 
 def chat_format_for(tokenizer: Tokenizer, name: str = "") -> ChatFormat:
-    """The format called `name`, or the one that the vocabulary's control tokens belong to.
+    """The format called `name`, or the first one whose control tokens the vocabulary has.
 
     Raises:
         UsageError: No format is called so.
@@ -197,11 +219,13 @@ def chat_format_for(tokenizer: Tokenizer, name: str = "") -> ChatFormat:
     working = [f for f in CHAT_FORMATS.values() if f.control_tokens <= tokenizer.special_tokens.keys()]
     choices = ", ".join(f.name for f in working)
     if not name:
-        if working:
-            return working[0]
+        for chat_format in working:
+            if not chat_format.by_name_only:
+                return chat_format
         raise ModelError(
             "expected a vocabulary with the control tokens of a chat format, found one without",
-            "this model continues text: llamatui story, or llamatui generate. No --chat-format fits it",
+            "this model continues text: llamatui story, or llamatui generate. "
+            "No --chat-format is told by its vocabulary",
         )
     chosen = chat_format_named(name)
     missing = sorted(chosen.control_tokens - tokenizer.special_tokens.keys())

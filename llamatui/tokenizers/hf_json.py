@@ -1,35 +1,58 @@
-"""Hugging Face `tokenizer.json`, as far as it is byte-level BPE: Llama 3, SmolLM2, GPT-2 and their kin."""
+"""Hugging Face `tokenizer.json`, as far as it is BPE: byte-level, or SentencePiece's vocabulary in JSON.
+
+Byte-level vocabularies (Llama 3, SmolLM2, GPT-2 and their kin) are read here. Those of SentencePiece (Llama
+2, TinyLlama, Mistral) are made into a SentencePiece model, by `hf_json_sentencepiece`.
+"""
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from llamatui.errors import TokenizerError
+from llamatui.tokenizers.base import Tokenizer
 from llamatui.tokenizers.binary_vocab import MAX_TOKENS
 from llamatui.tokenizers.bpe import BpeTokenizer, end_ids
 from llamatui.tokenizers.splitters import DIGITS, GPT2_PATTERN, ONE_DIGIT, Splitter
 
 BOS_NAMES = ("<|begin_of_text|>", "<s>", "<|im_start|>", "<|endoftext|>")
 
+MAX_CONFIG_BYTES = 16 << 20
+
 Json = dict[str, Any]
 
 
-def read_hf_json(path: Path, data: bytes) -> BpeTokenizer:
-    """The tokenizer in the file's contents; BOS and EOS also from `tokenizer_config.json` beside it.
+def read_hf_json(path: Path, data: bytes) -> Tokenizer:
+    """The tokenizer in the file's contents; BOS and EOS also from `companion_config`.
 
     Raises:
         TokenizerError: It is not JSON, or not a kind of tokenizer that is read here exactly.
     """
     try:
-        document = parse_hf_json(data)
-        return _tokenizer(document, _config(path))
+        document, config = parse_hf_json(data), companion_config(path)
+        if not document["model"].get("byte_fallback"):
+            with reported_damage():
+                return _tokenizer(document, config)
+        from llamatui.tokenizers.hf_json_sentencepiece import sentencepiece_from_hf_json
+        from llamatui.tokenizers.sentencepiece_model import SentencePieceTokenizer
+
+        model = sentencepiece_from_hf_json(document, config)
+        return SentencePieceTokenizer(path, model, {"add_bos_token": starts_with_bos(document)} | config)
     except TokenizerError as error:
-        raise TokenizerError(f"{path}: {error.message}", error.hint or "get it again") from None
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        where = "" if error.message.startswith(str(path)) else f"{path}: "
+        raise TokenizerError(where + error.message, error.hint or "get it again") from None
+
+
+@contextmanager
+def reported_damage() -> Iterator[None]:
+    """Turns what reading a document of the wrong shape raises into a TokenizerError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise TokenizerError(
-            f"{path}: expected a Hugging Face tokenizer.json, found one that is damaged ({error!r})",
-            "get it again",
+            f"expected a Hugging Face tokenizer.json, found one that is damaged ({error!r})", "get it again"
         ) from None
 
 
@@ -51,7 +74,7 @@ def parse_hf_json(data: bytes) -> Json:
         )
     kind = model.get("type", "BPE")
     if kind != "BPE" or not isinstance(model["vocab"], dict):
-        raise _unsupported(f"a model of the type {kind!r}", "BPE")
+        raise unsupported(f"a model of the type {kind!r}", "BPE")
     assert isinstance(document, dict)
     return document
 
@@ -62,10 +85,11 @@ def count_tokens(document: Json) -> int:
     Raises:
         TokenizerError: An id is not a number that makes sense.
     """
-    ids = [
-        *document["model"]["vocab"].values(),
-        *(token["id"] for token in document.get("added_tokens") or []),
-    ]
+    with reported_damage():
+        ids = [
+            *document["model"]["vocab"].values(),
+            *(token["id"] for token in document.get("added_tokens") or []),
+        ]
     for token in ids:
         if type(token) is not int or not 0 <= token < MAX_TOKENS:
             raise TokenizerError(
@@ -74,7 +98,7 @@ def count_tokens(document: Json) -> int:
     return max(ids, default=-1) + 1
 
 
-def _unsupported(found: str, expected: str) -> TokenizerError:
+def unsupported(found: str, expected: str) -> TokenizerError:
     return TokenizerError(
         f"expected {expected}, found {found}",
         "use the model's tokenizer.model or tokenizer.bin if it has one: -z FILE",
@@ -83,14 +107,10 @@ def _unsupported(found: str, expected: str) -> TokenizerError:
 
 def _tokenizer(document: Json, config: Json) -> BpeTokenizer:
     model = document["model"]
-    if model.get("byte_fallback"):
-        raise _unsupported("a SentencePiece vocabulary (byte_fallback)", "byte-level BPE")
-    for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
-        if model.get(option):
-            raise _unsupported(f"{option} {model[option]!r}", f"BPE without {option}")
+    check_options(model)
     normalizer = document.get("normalizer")
     if normalizer and normalizer != {"type": "Sequence", "normalizers": []}:
-        raise _unsupported(f"the normalizer {normalizer.get('type')!r}", "no normalizer")
+        raise unsupported(f"the normalizer {normalizer.get('type')!r}", "no normalizer")
 
     added = document.get("added_tokens") or []
     pieces = [b""] * count_tokens(document)
@@ -105,21 +125,38 @@ def _tokenizer(document: Json, config: Json) -> BpeTokenizer:
         special[token["content"]] = token["id"]
         pieces[token["id"]] = token["content"].encode("utf-8", "replace")
 
-    pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-    merges = {(vocab[left], vocab[right]): rank for rank, (left, right) in enumerate(pairs)}
-    bos_id, adds_bos = _bos(document, config, special)
-    eos_id = special.get(_token_text(config.get("eos_token")), -1)
+    merges = {(vocab[left], vocab[right]): rank for rank, (left, right) in enumerate(merge_list(model))}
+    bos_id = find_bos(document, config, special)
+    adds = config.get("add_bos_token")
+    eos_id = special.get(token_text(config.get("eos_token")), -1)
     return BpeTokenizer(
         pieces,
         Splitter(_split_patterns(document.get("pre_tokenizer"))),
         special,
         bos_id=bos_id,
         eos_ids=end_ids(special) | ({eos_id} - {-1}),
-        adds_bos=adds_bos,
+        adds_bos=bos_id >= 0 and (adds if isinstance(adds, bool) else starts_with_bos(document)),
         merges=merges,
         ignore_merges=bool(model.get("ignore_merges")),
         plain_tokens=frozenset(token["id"] for token in added if not token.get("special")),
     )
+
+
+def check_options(model: Json) -> None:
+    """Raises TokenizerError: the model has an option that changes how text is merged."""
+    for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(option):
+            raise unsupported(f"{option} {model[option]!r}", f"BPE without {option}")
+
+
+def merge_list(model: Json) -> list[tuple[str, str]]:
+    """Pairs of tokens, the first merges first. They are written as "a b" or as ["a", "b"].
+
+    Raises:
+        ValueError: One is no pair.
+    """
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+    return [(left, right) for left, right in pairs]
 
 
 def _byte_characters() -> dict[int, str]:
@@ -135,57 +172,66 @@ def _byte_characters() -> dict[int, str]:
     return table | dict.fromkeys(others, "\uffff")
 
 
-_BYTE_CHARACTERS = _byte_characters()
+BYTE_CHARACTERS = _byte_characters()
 
 
 def _bytes_of(text: str) -> bytes:
     try:
-        return text.translate(_BYTE_CHARACTERS).encode("latin-1")
+        return text.translate(BYTE_CHARACTERS).encode("latin-1")
     except UnicodeEncodeError:
-        raise _unsupported(f"the token {text!r}", "tokens in GPT-2's byte alphabet") from None
+        raise unsupported(f"the token {text!r}", "tokens in GPT-2's byte alphabet") from None
 
 
 def _split_patterns(node: Json | None) -> list[str]:
     """Patterns in the order in which they cut. An empty list leaves text whole."""
     kind = node["type"] if node else None
     if node is None:
-        raise _unsupported("no pre-tokenizer", "a byte-level pre-tokenizer")
+        raise unsupported("no pre-tokenizer", "a byte-level pre-tokenizer")
     if kind == "Sequence":
         return [pattern for child in node["pretokenizers"] for pattern in _split_patterns(child)]
     if kind == "ByteLevel":
         if node.get("add_prefix_space"):
-            raise _unsupported("ByteLevel with add_prefix_space", "ByteLevel without it")
+            raise unsupported("ByteLevel with add_prefix_space", "ByteLevel without it")
         return [GPT2_PATTERN] if node.get("use_regex", True) else []
     if kind == "Digits":
         return [ONE_DIGIT if node.get("individual_digits") else DIGITS]
     if kind == "Split" and node.get("behavior") == "Isolated" and not node.get("invert"):
         pattern = node["pattern"]
         return [pattern["Regex"] if "Regex" in pattern else re.escape(pattern["String"])]
-    raise _unsupported(f"the pre-tokenizer {json.dumps(node)[:80]}", "ByteLevel, Digits or Split (Isolated)")
+    raise unsupported(f"the pre-tokenizer {json.dumps(node)[:80]}", "ByteLevel, Digits or Split (Isolated)")
 
 
-def _config(path: Path) -> Json:
-    """`tokenizer_config.json` beside the file; empty where there is none that can be read."""
+def companion_config(path: Path) -> Json:
+    """`tokenizer_config.json` that belongs to a tokenizer file; empty where there is none that can be read.
+
+    It has the file's name with `_config`: `m.tokenizer_config.json` beside `m.tokenizer.json`.
+    """
+    config = path.with_name(path.stem + "_config.json")
     try:
-        config = json.loads((path.parent / "tokenizer_config.json").read_bytes())
+        if not config.is_file() or config.stat().st_size > MAX_CONFIG_BYTES:
+            return {}
+        found = json.loads(config.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    return config if isinstance(config, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
-def _token_text(token: object) -> str:
+def token_text(token: object) -> str:
     """Of a token in tokenizer_config.json: a string or an object with `content`."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else ""
 
 
-def _bos(document: Json, config: Json, special: dict[str, int]) -> tuple[int, bool]:
-    """BOS id (or -1), and whether a prompt starts with it."""
-    template = _template_bos(document.get("post_processor"))
-    names = [template, _token_text(config.get("bos_token")), *BOS_NAMES]
-    bos_id = next((special[name] for name in names if name in special), -1)
-    adds = config.get("add_bos_token")
-    return bos_id, bos_id >= 0 and (adds if isinstance(adds, bool) else bool(template))
+def find_bos(document: Json, config: Json, special: dict[str, int]) -> int:
+    """Id of BOS, or -1."""
+    names = [_template_bos(document.get("post_processor")), token_text(config.get("bos_token")), *BOS_NAMES]
+    return next((special[name] for name in names if name in special), -1)
+
+
+def starts_with_bos(document: Json) -> bool:
+    """Whether the document itself puts a token in front of every prompt."""
+    with reported_damage():
+        return bool(_template_bos(document.get("post_processor")))
 
 
 def _template_bos(node: Json | None) -> str:

@@ -1,13 +1,13 @@
 """Finds a model's tokenizer file and reads it, whatever its format and name."""
 
 import re
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from llamatui.errors import TokenizerError
 from llamatui.tokenizers.base import Tokenizer
 from llamatui.tokenizers.binary_vocab import read_binary_vocab
-from llamatui.tokenizers.hf_json import count_tokens, parse_hf_json, read_hf_json
+from llamatui.tokenizers.hf_json import companion_config, count_tokens, parse_hf_json, read_hf_json
 from llamatui.tokenizers.llama2c import Llama2cTokenizer
 from llamatui.tokenizers.llama3_vocab import SPECIAL_TOKENS, bpe_from_binary
 from llamatui.tokenizers.sentencepiece_model import SentencePieceTokenizer
@@ -41,15 +41,15 @@ def load_tokenizer(path: Path, vocab_size: int | None = None) -> Tokenizer:
     Raises:
         TokenizerError: Missing, damaged, of an unknown format, or of another size.
     """
-    data = _read(path)
-    kind = _recognise(path, data)
+    data = read_tokenizer_file(path)
+    kind = recognise(path, data)
     tokenizer: Tokenizer
     if kind == "json":
         tokenizer = read_hf_json(path, data)
     elif kind == "tiktoken":
         tokenizer = TiktokenTokenizer(path, data)
     elif kind == "sentencepiece":
-        tokenizer = SentencePieceTokenizer(path, data)
+        tokenizer = SentencePieceTokenizer(path, data, companion_config(path))
     else:
         vocab = read_binary_vocab(path, data)
         try:
@@ -66,29 +66,30 @@ def load_tokenizer(path: Path, vocab_size: int | None = None) -> Tokenizer:
 def find_tokenizer(model: Path, vocab_size: int, *more: Path) -> Path | None:
     """The tokenizer file that belongs to `model`, or None.
 
-    First the files named for it (`<stem>.tokenizer.*`, `tokenizer.*`), then any beside it, then those in the
-    folders `more`, each only if its size is `vocab_size`. If none is, a file that is named for the model
-    although it does not fit: `load_tokenizer` says what is wrong with it.
+    First in the model's folder, then in the folders `more`: the files named for the model
+    (`<stem>.tokenizer.*`), then `tokenizer.*`, then any other tokenizer, each only if its size is
+    `vocab_size`. If none is, a file that is named for the model although it does not fit: `load_tokenizer`
+    says what is wrong with it.
     """
-    names = [
+    # Of the .bin files beside a model most are models, so only those with a telling name are opened.
+    beside = [*_named(model, model.parent), *_candidates(model.parent, "tok*.bin")]
+    elsewhere = (path for folder in more for path in (*_named(model, folder), *_candidates(folder, "*.bin")))
+    for path in chain(beside, elsewhere):
+        if path != model and _fits(path, vocab_size):
+            return path
+    return next(iter(_named(model, model.parent)), None)
+
+
+def _named(model: Path, folder: Path) -> list[Path]:
+    names = (
         f"{stem}.{end}"
         for stem in (f"{model.stem}.tokenizer", "tokenizer")
         for end in ("model", "json", "bin")
-    ]
-    named = [path for name in names if (path := model.parent / name).is_file()]
-    for path in (*named, *_candidates(model.parent, "tok*.bin"), *_folders(more)):
-        if path != model and _fits(path, vocab_size):
-            return path
-    return named[0] if named else None
-
-
-def _folders(folders: tuple[Path, ...]) -> Iterator[Path]:
-    for folder in folders:
-        yield from _candidates(folder, "*.bin")
+    )
+    return [path for name in names if (path := folder / name).is_file()]
 
 
 def _candidates(folder: Path, binaries: str) -> list[Path]:
-    # Of the .bin files beside a model most are models, so only those with a telling name are opened.
     return sorted(path for pattern in (binaries, "*.model", "*.json") for path in folder.glob(pattern))
 
 
@@ -105,8 +106,8 @@ def vocabulary_size(path: Path) -> int:
     Raises:
         TokenizerError: Missing, damaged or of an unknown format.
     """
-    data = _read(path)
-    kind = _recognise(path, data)
+    data = read_tokenizer_file(path)
+    kind = recognise(path, data)
     if kind == "json":
         return count_tokens(parse_hf_json(data))
     if kind == "tiktoken":
@@ -116,7 +117,12 @@ def vocabulary_size(path: Path) -> int:
     return len(read_binary_vocab(path, data).pieces)
 
 
-def _read(path: Path) -> bytes:
+def read_tokenizer_file(path: Path) -> bytes:
+    """Contents of a file that may be a tokenizer.
+
+    Raises:
+        TokenizerError: Missing, no regular file, or larger than any tokenizer.
+    """
     try:
         if path.is_dir():
             raise TokenizerError(f"{path}: {EXPECTED}, found a folder", CHOOSE)
@@ -134,7 +140,7 @@ def _read(path: Path) -> bytes:
         raise TokenizerError(f"{path}: {EXPECTED}, could not read it: {error.strerror}", CHOOSE) from None
 
 
-def _recognise(path: Path, data: bytes) -> str:
+def recognise(path: Path, data: bytes) -> str:
     """The format: "json", "tiktoken", "sentencepiece" or "binary".
 
     Raises:

@@ -1,11 +1,13 @@
 """SentencePiece `.model` files (Llama 2, TinyLlama, Mistral), through the `sentencepiece` library."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from llamatui.errors import TokenizerError
 from llamatui.tokenizers.base import Tokenizer, text_to_bytes
 from llamatui.tokenizers.bpe import end_ids
+from llamatui.tokenizers.hf_json import token_text
 
 SPACE = "▁"
 _RAW_BYTES = re.compile("[\udc80-\udcff]")
@@ -17,8 +19,18 @@ class SentencePieceTokenizer(Tokenizer):
 
     format = "sentencepiece"
 
-    def __init__(self, path: Path, data: bytes) -> None:
-        """Raises TokenizerError: `data` is not a SentencePiece model."""
+    def __init__(self, path: Path, data: bytes, config: Mapping[str, object] | None = None) -> None:
+        """Takes BOS and EOS from the model, and what Hugging Face adds to it from its tokenizer_config.json.
+
+        Args:
+            path: For error messages.
+            data: The file's contents.
+            config: `add_bos_token` says whether prompts start with BOS (Yi's do not); None: they do.
+                `eos_token` is one more end.
+
+        Raises:
+            TokenizerError: `data` is not a SentencePiece model.
+        """
         from sentencepiece import SentencePieceProcessor
 
         try:
@@ -35,9 +47,11 @@ class SentencePieceTokenizer(Tokenizer):
         self._library = library
         self.vocab_size = size
         self.bos_id = library.bos_id()
-        self.adds_bos = self.bos_id >= 0
+        config = config or {}
+        self.adds_bos = self.bos_id >= 0 and config.get("add_bos_token") is not False
         self.special_tokens = {texts[i]: i for i in sorted(control)}
-        self.eos_ids = end_ids(self.special_tokens) | ({library.eos_id()} - {-1})
+        more = self.special_tokens.get(token_text(config.get("eos_token")), -1)
+        self.eos_ids = end_ids(self.special_tokens) | ({library.eos_id(), more} - {-1})
         self._bytes = [
             b"" if i in control else values.get(i, text.replace(SPACE, " ").encode())
             for i, text in enumerate(texts)

@@ -1,15 +1,13 @@
 """Opening a model: what belongs to it, and the small public API."""
 
-import json
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 import llamatui
-from llamatui.app import model as model_module
-from llamatui.app.model import file_sha256, load_model, user_tokenizers
+from llamatui.app.library import tokenizers_folder
+from llamatui.app.model import load_model
 from llamatui.backends.checkpoint_writer import write_checkpoint
 from llamatui.errors import ModelError
 from tests.tiny import TINY, random_weights, write_tokenizer_bin
@@ -30,9 +28,9 @@ def test_the_user_s_own_tokenizers_are_found_by_size(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no tokenizer of 300 tokens") as caught:
         load_model(tmp_path / "m.bin")
     assert "-z" in caught.value.hint
-    user_tokenizers().mkdir(parents=True)
-    write_tokenizer_bin(user_tokenizers() / "small.bin", 290)
-    write_tokenizer_bin(user_tokenizers() / "mine.bin", 300)
+    tokenizers_folder().mkdir(parents=True)
+    write_tokenizer_bin(tokenizers_folder() / "small.bin", 290)
+    write_tokenizer_bin(tokenizers_folder() / "mine.bin", 300)
     assert load_model(tmp_path / "m.bin").tokenizer_path.name == "mine.bin"
 
 
@@ -49,31 +47,3 @@ def test_progress_is_told(tiny_model: Path) -> None:
     steps: list[str] = []
     load_model(tiny_model, progress=steps.append)
     assert len(steps) == 3
-
-
-def test_hashes_are_remembered_until_the_file_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "m.bin"
-    path.write_bytes(b"one")
-    assert file_sha256(path) == sha256(b"one").hexdigest()
-    monkeypatch.setattr(model_module, "file_digest", lambda *a: pytest.fail("hashed again"))
-    assert file_sha256(path) == sha256(b"one").hexdigest()
-    monkeypatch.undo()
-    path.write_bytes(b"other")
-    assert file_sha256(path) == sha256(b"other").hexdigest()
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{", json.dumps({"x": 1})])
-def test_a_damaged_or_unwritable_cache_costs_nothing_but_time(
-    content: str, tmp_path: Path, home: Path
-) -> None:
-    path = tmp_path / "m.bin"
-    path.write_bytes(b"one")
-    store = model_module.user_cache_path("llamatui", appauthor=False) / "sha256.json"
-    store.parent.mkdir(parents=True)
-    store.write_text(content)
-    assert file_sha256(path) == sha256(b"one").hexdigest()
-    store.unlink()
-    store.mkdir()
-    assert file_sha256(path) == sha256(b"one").hexdigest()

@@ -192,7 +192,7 @@ def test_the_vocabulary_tells_the_format(
 def test_an_unknown_name(tokenizers: dict[str, Tokenizer]) -> None:
     with pytest.raises(UsageError, match="'alpaca'") as raised:
         chat_format_for(tokenizers["tiktoken"], "alpaca")
-    assert raised.value.hint == "--chat-format llama3 | chatml | llama2"
+    assert raised.value.hint == "--chat-format llama3 | chatml | llama2 | zephyr"
 
 
 def test_a_format_that_the_vocabulary_lacks(tokenizers: dict[str, Tokenizer]) -> None:
@@ -210,3 +210,56 @@ def test_a_vocabulary_without_any_format(tokenizers: dict[str, Tokenizer]) -> No
         with pytest.raises(ModelError) as raised:
             chat_format_for(Bare(), name)
         assert "--chat-format" in raised.value.hint
+
+
+ZEPHYR = CHAT_FORMATS["zephyr"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "segments"),
+    [
+        ([ASK], ["<|user|>\n Hello there ", "\n<|assistant|>\n"]),
+        (
+            [SYSTEM, ASK, ANSWER, MORE],
+            [
+                "<|system|>\n Be kind.\n",
+                "\n<|user|>\n Hello there ",
+                "\n<|assistant|>\n Hi!\n",
+                "\n<|user|>\nMore?",
+                "\n<|assistant|>\n",
+            ],
+        ),
+        ([ASK, ANSWER], ["<|user|>\n Hello there ", "\n<|assistant|>\n Hi!\n"]),
+    ],
+)
+@pytest.mark.parametrize("vocabulary", ["sentencepiece", "llama2 bin"])
+def test_zephyr(
+    tokenizers: dict[str, Tokenizer], vocabulary: str, messages: list[Message], segments: list[str]
+) -> None:
+    """Only `</s>` is a control token. What follows it is encoded like a text of its own."""
+    tokenizer = tokenizers[vocabulary]
+    expected = [tokenizer.bos_id]
+    for segment in segments:
+        expected += tokenizer.encode(segment, eos=segment is not segments[-1])
+    assert ZEPHYR.render(tokenizer, messages) == expected
+    assert ZEPHYR.stop_ids(tokenizer) == {2}
+
+
+@pytest.mark.parametrize("typed", CONTROL_TEXTS)
+def test_zephyr_ends_no_turn_that_the_user_types(tokenizers: dict[str, Tokenizer], typed: str) -> None:
+    tokenizer = tokenizers["sentencepiece"]
+    ids = ZEPHYR.render(tokenizer, [Message("user", typed)])
+    assert control_ids(tokenizer, ids) == [1, 2]
+
+
+def test_zephyr_is_never_chosen_by_the_vocabulary(tokenizers: dict[str, Tokenizer]) -> None:
+    assert chat_format_for(tokenizers["sentencepiece"]).name == "llama2"
+    assert chat_format_for(tokenizers["sentencepiece"], "zephyr") is ZEPHYR
+
+    class OnlyEos(type(tokenizers["tiktoken"])):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.special_tokens = {"</s>": 2}
+
+    with pytest.raises(ModelError, match="found one without"):
+        chat_format_for(OnlyEos())
+    assert chat_format_for(OnlyEos(), "zephyr") is ZEPHYR

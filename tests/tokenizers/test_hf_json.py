@@ -173,3 +173,24 @@ def test_what_is_refused(tmp_path: Path, keys: str, value: object, problem: str)
 def test_what_is_not_json(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(TokenizerError):
         read_hf_json(tmp_path / "tokenizer.json", data)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "used"),
+    [
+        ("tokenizer.json", "tokenizer_config.json", True),
+        ("m.tokenizer.json", "m.tokenizer_config.json", True),
+        ("m.tokenizer.json", "tokenizer_config.json", False),
+        ("other.json", "tokenizer_config.json", False),
+    ],
+)
+def test_a_config_belongs_to_the_file_of_its_name(tmp_path: Path, name: str, config: str, used: bool) -> None:
+    v.write_json(tmp_path / config, {"add_bos_token": True})
+    path = v.write_json(tmp_path / name, v.smollm_document())
+    assert load_tokenizer(path).adds_bos is used
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"{", b"[" * 100_000, b"\xff"])
+def test_a_damaged_config_says_nothing(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "tokenizer_config.json").write_bytes(damage)
+    assert not load(tmp_path, v.smollm_document()).adds_bos

@@ -164,6 +164,39 @@ def test_the_nearest_name_wins(files: dict[str, Path], model: Path, order: list[
     assert found.resolve() == (model.parent / order[1]).resolve()
 
 
+@pytest.mark.parametrize(
+    "order",
+    [
+        ["story.tokenizer.model", "tokenizer.model"],
+        ["tokenizer.bin", "any.bin"],
+        ["any.bin", "../mine/story.tokenizer.model"],
+    ],
+)
+def test_the_same_order_in_other_folders(files: dict[str, Path], model: Path, order: list[str]) -> None:
+    """A folder given first comes first, whatever the names in the next."""
+    here, mine = model.parent.parent / "here", model.parent.parent / "mine"
+    here.mkdir()
+    mine.mkdir()
+    for name in order:
+        shutil.copy(files["sentencepiece" if name.endswith("model") else "llama2 bin"], here / name)
+    for name in order:
+        found = find_tokenizer(model, 340, here, mine)
+        assert found is not None
+        assert found.resolve() == (here / name).resolve()
+        found.unlink()
+
+
+def test_huge_files_in_other_folders_are_not_read(model: Path) -> None:
+    here = model.parent.parent / "here"
+    here.mkdir()
+    for name in ("tokenizer.model", "model.bin", "big.json"):
+        with (here / name).open("wb") as file:
+            file.truncate(50 << 30)
+    start = time.perf_counter()
+    assert find_tokenizer(model, 340, here) is None
+    assert time.perf_counter() - start < 1
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_size_decides_among_the_users_own(files: dict[str, Path], model: Path, name: str) -> None:
     folder = files[name].parent

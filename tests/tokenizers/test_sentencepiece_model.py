@@ -71,6 +71,20 @@ def test_a_vocabulary_without_a_space_in_front() -> None:
         assert tokenizer.decode(tokenizer.encode(text, bos=True)) == text
 
 
+def test_what_huggingface_says_of_it(files: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "m.tokenizer.model"
+    path.write_bytes(files["sentencepiece"].read_bytes())
+    config = tmp_path / "m.tokenizer_config.json"
+    config.write_text('{"add_bos_token": false, "eos_token": {"content": "<unk>"}}', "utf-8")
+    tokenizer = load_tokenizer(path)
+    assert (tokenizer.bos_id, tokenizer.adds_bos, tokenizer.eos_ids) == (1, False, {0, 2})
+    config.write_text('{"add_bos_token": true, "eos_token": "the"}', "utf-8")
+    assert (load_tokenizer(path).adds_bos, load_tokenizer(path).eos_ids) == (True, {2})
+    config.rename(tmp_path / "tokenizer_config.json")  # of another file
+    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": false}', "utf-8")
+    assert load_tokenizer(path).adds_bos
+
+
 @pytest.mark.parametrize("damage", ["empty", "cut", "no pieces", "noise"])
 def test_damaged_files(
     files: dict[str, Path], tmp_path: Path, damage: str, capfd: pytest.CaptureFixture[str]

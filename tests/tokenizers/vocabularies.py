@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llamatui.tokenizers.hf_json import _BYTE_CHARACTERS
+from llamatui.tokenizers.hf_json import BYTE_CHARACTERS
 from llamatui.tokenizers.llama3_vocab import SPECIAL_TOKENS
 
 WORDS = (
@@ -17,9 +17,7 @@ WORDS = (
     "user", "system", "assistant",
 )  # fmt: skip
 
-STAND_INS = {
-    chr(byte): stand_in for stand_in, byte in ((chr(k), ord(v)) for k, v in _BYTE_CHARACTERS.items())
-}
+STAND_INS = {chr(byte): stand_in for stand_in, byte in ((chr(k), ord(v)) for k, v in BYTE_CHARACTERS.items())}
 
 
 def byte_alphabet(piece: bytes) -> str:

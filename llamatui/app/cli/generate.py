@@ -170,7 +170,7 @@ def run(
     overflow = loading.overflow_policy(settings, "stop")
     from llamatui.app.cli.interrupt import cancel_on_interrupt
     from llamatui.app.engine import Limits, Session
-    from llamatui.app.model import file_sha256
+    from llamatui.app.file_hash import file_sha256
     from llamatui.app.result import Result, token_json
     from llamatui.app.sampler import Sampler
     from llamatui.app.text_stream import StopMatcher, stream_text

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def inspect(model: options.Model = None, tokenizer: options.Tokenizer = None, json: Json = False) -> None:
     """Show a model's header, tensors, format, tokenizer and memory needed."""
     settings = loading.settings_from(model, tokenizer=tokenizer)
-    from llamatui.app.model import file_sha256
-    from llamatui.backends.checkpoint import Checkpoint
+    from llamatui.app.file_hash import file_sha256
+    from llamatui.app.model import open_checkpoint
 
-    checkpoint = Checkpoint(settings.model)
+    checkpoint = open_checkpoint(settings.model)
     content = {
         "path": str(checkpoint.path),
         "format": f"v{checkpoint.version}",
@@ -57,16 +57,13 @@ def tensors(checkpoint: "Checkpoint") -> list[dict[str, Any]]:
 
 def tokenizer_info(checkpoint: "Checkpoint", named: str) -> dict[str, Any]:
     """Which tokenizer would be used, or why none can be."""
-    from llamatui.app.model import user_tokenizers
-    from llamatui.tokenizers.loading import find_tokenizer, load_tokenizer
+    from llamatui.app.model import tokenizer_of
+    from llamatui.tokenizers.loading import load_tokenizer
 
     vocab_size = checkpoint.config.vocab_size
-    path = Path(named) if named else find_tokenizer(checkpoint.path, vocab_size, user_tokenizers())
+    path = Path(named) if named else tokenizer_of(checkpoint)
     if path is None:
-        return {
-            "path": None,
-            "problem": f"none of {vocab_size} tokens is next to the model; name one with -z",
-        }
+        return {"path": None, "problem": f"none of {vocab_size} tokens was found; name one with -z"}
     try:
         return {"path": str(path), "format": load_tokenizer(path, vocab_size).format}
     except LlamatuiError as error:

@@ -1,10 +1,11 @@
 """From settings to a model, a sampler and limits, the same way in every command."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamatui.app.config import Settings, resolve
-from llamatui.errors import ModelError, UsageError
+from llamatui.errors import ModelError, TokenizerMissingError, UsageError
 
 if TYPE_CHECKING:
     from llamatui.app.engine import OverflowPolicy
@@ -24,7 +25,8 @@ def settings_from(model: Path | None, **flags: Any) -> Settings:
     settings, _ = resolve({**flags, **named})
     if not settings.model:
         raise ModelError(
-            "no model is named", "give a .bin file, or set `model` in config.toml (llamatui config path)"
+            "no model is named",
+            "give a .bin or .gguf file; llamatui pull lists models to fetch; or set `model` in config.toml",
         )
     if not 0 <= settings.threads <= 1024:
         raise UsageError(f"threads must be in 0..1024, found {settings.threads}")
@@ -41,6 +43,38 @@ def settings_from(model: Path | None, **flags: Any) -> Settings:
 
 
 def load(settings: Settings) -> "LoadedModel":
+    """The model; where only its tokenizer is missing, a terminal is asked whether to fetch it."""
+    try:
+        return _load(settings)
+    except TokenizerMissingError as error:
+        if not error.pull or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        print(f"{error.message}.", file=sys.stderr)
+        if not offer(error.pull):
+            raise
+    return _load(settings)
+
+
+def offer(name: str) -> bool:
+    """Asks whether to fetch `name` of the catalogue, and does; False if it is not wanted."""
+    import typer
+
+    from llamatui.app import catalogue
+
+    entry = catalogue.find(name)
+    assert entry is not None, name
+    question = f"Fetch {entry.name} ({entry.size / 1e6:.1f} MB) from huggingface.co/{entry.repo}?"
+    if not typer.confirm(question, default=True, err=True):
+        return False
+    from llamatui.app.cli.progress import progress_bar
+    from llamatui.app.pull import pull
+
+    with progress_bar(entry.name) as progress:
+        pull(name, progress=progress)
+    return True
+
+
+def _load(settings: Settings) -> "LoadedModel":
     from llamatui.app.model import load_model
 
     return load_model(
@@ -49,7 +83,19 @@ def load(settings: Settings) -> "LoadedModel":
         backend=settings.backend or None,
         threads=settings.threads or None,
         chat_format=settings.chat_format,
+        progress=_narrate,
     )
+
+
+def _narrate(step: str) -> None:
+    """Says only what takes long: converting a GGUF file."""
+    from llamatui.app.gguf_cache import CONVERTING
+
+    if sys.stderr.isatty():
+        shown = step if step.startswith(CONVERTING) else ""
+        print(f"\r{shown}\x1b[K", end="", file=sys.stderr, flush=True)
+    elif step == CONVERTING:
+        print(step, file=sys.stderr, flush=True)
 
 
 def sampling(settings: Settings) -> "Sampling":

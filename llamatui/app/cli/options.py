@@ -15,7 +15,25 @@ def complete_backend() -> list[str]:
     return backend_names()
 
 
-Model = Annotated[Path | None, typer.Argument(help="Checkpoint file (.bin); default: the setting `model`.")]
+def complete_model(incomplete: str) -> list[str]:
+    """Pulled models, and files that can be run; where nothing fits, the shell completes file names."""
+    from llamatui.app.library import complete_names
+
+    begin = Path(incomplete)
+    folder = begin if incomplete.endswith("/") else begin.parent
+    start = "" if incomplete.endswith("/") else begin.name
+    prefix = incomplete[: len(incomplete) - len(start)]
+    files = [path for end in ("*.bin", "*.gguf") for path in folder.glob(end) if path.name.startswith(start)]
+    return [*complete_names(incomplete), *sorted(prefix + path.name for path in files)]
+
+
+Model = Annotated[
+    Path | None,
+    typer.Argument(
+        help="A .bin or .gguf file, or the name of a pulled model; default: the setting `model`.",
+        autocompletion=complete_model,
+    ),
+]
 Tokenizer = Annotated[
     Path | None,
     typer.Option("-z", "--tokenizer", help="Tokenizer file; default: looked for next to the model."),
@@ -27,10 +45,11 @@ Threads = Annotated[
     int | None, typer.Option(min=1, max=1024, help="Threads; default: one per physical core.")
 ]
 ChatFormat = Annotated[
-    str | None, typer.Option(help="llama2, llama3 or chatml; default: what the model says.")
+    str | None, typer.Option(help="llama2, llama3, chatml or zephyr; default: what the model says.")
 ]
 System = Annotated[
-    str | None, typer.Option("-y", "--system", help="System prompt, to talk in the model's chat format.")
+    str | None,
+    typer.Option("-y", "--system", help='System prompt; "" is none; default in chat: the model\'s own.'),
 ]
 Temperature = Annotated[
     float | None, typer.Option("-t", "--temperature", help="0 takes the likeliest token; default: 1.0.")

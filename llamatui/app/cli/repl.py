@@ -14,11 +14,15 @@ from llamatui.app.sampler import Sampler
 from llamatui.app.text_stream import StopMatcher, stream_text
 
 
-def repl(settings: Settings) -> None:
-    """Answers each line of stdin on stdout, in one conversation, until stdin ends. Skips empty lines."""
+def repl(settings: Settings, system: str | None) -> None:
+    """Answers each line of stdin on stdout, in one conversation, until stdin ends. Skips empty lines.
+
+    Args:
+        system: System prompt; None takes the model's own.
+    """
     sampler = Sampler(loading.sampling(settings))
     limits = Limits(overflow=loading.overflow_policy(settings, "shift"))
-    chat = Conversation(loading.load(settings), settings.system, context=settings.context or None)
+    chat = Conversation(loading.load(settings), system, context=settings.context or None)
     show = printable if sys.stdout.isatty() else str
     for line in sys.stdin.buffer:
         question = decode(line).rstrip("\r\n")

@@ -36,7 +36,7 @@ def story(
         "top_p": top_p, "seed": seed, "top_k": top_k, "min_p": min_p, "repeat_penalty": repeat_penalty,
         "context": context, "overflow": overflow,
     }  # fmt: skip
-    open_room("story", loading.settings_from(model, **flags), prompt)
+    open_room("story", loading.settings_from(model, **flags), prompt, None)
 
 
 def chat(
@@ -62,19 +62,21 @@ def chat(
         "min_p": min_p, "repeat_penalty": repeat_penalty, "context": context, "overflow": overflow,
     }  # fmt: skip
     settings = loading.settings_from(model, **flags)
+    # Only `-y ""` means none at all.
+    system = settings.system if settings.system or system is not None else None
     if is_terminal():
-        open_room("chat", settings, "")
+        open_room("chat", settings, "", system)
         return
     from llamatui.app.cli.repl import repl
 
-    repl(settings)
+    repl(settings, system)
 
 
 def is_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def open_room(room: "RoomName", settings: Settings, prompt: str) -> None:
+def open_room(room: "RoomName", settings: Settings, prompt: str, system: str | None) -> None:
     # A wrong value is told in the shell, before the screen is taken.
     sampling = loading.sampling(settings)
     overflow = loading.overflow_policy(settings, "stop") if settings.overflow else None
@@ -88,7 +90,7 @@ def open_room(room: "RoomName", settings: Settings, prompt: str) -> None:
         threads=settings.threads or None,
         chat_format=settings.chat_format,
         prompt=prompt,
-        system=settings.system,
+        system=system,
         context=settings.context or None,
         overflow=overflow,
         theme=settings.theme or "dark",

@@ -11,6 +11,7 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
+from llamatui.app import catalogue
 from llamatui.app.tui.error_screen import ErrorChoice, ErrorScreen
 from llamatui.app.tui.launch import Launch, RoomName
 from llamatui.app.tui.loading import Loading
@@ -18,7 +19,7 @@ from llamatui.app.tui.messages import LoadFailed, LoadStep, ModelReady
 from llamatui.app.tui.room import Room
 from llamatui.app.tui.runner import Runner
 from llamatui.app.tui.themes import DARK, LIGHT
-from llamatui.errors import LlamatuiError, UsageError
+from llamatui.errors import LlamatuiError, TokenizerMissingError, UsageError
 
 if TYPE_CHECKING:
     from llamatui.app.model import LoadedModel
@@ -63,9 +64,9 @@ class LlamaApp(App[None]):
         # After the first paint: the engine's imports would hold it up.
         self.call_after_refresh(self._load)
 
-    def _load(self) -> None:
+    def _load(self, pull: str = "") -> None:
         gc.enable()  # see run_app
-        self.runner.submit(Loading(self, self.runner, self.options))
+        self.runner.submit(Loading(self, self.runner, self.options, pull))
 
     def on_load_step(self, message: LoadStep) -> None:
         if self.screen_stack:  # else the app is closing
@@ -90,14 +91,19 @@ class LlamaApp(App[None]):
         """Shows the error; until the reader chose something else, it is also the exit code."""
         self._exit_code = error.exit_code if isinstance(error, LlamatuiError) else 1
 
+        missing = error.pull if isinstance(error, TokenizerMissingError) else ""
+
         async def chosen(choice: ErrorChoice | None) -> None:
             self._exit_code = 0
             if choice == "story":
                 await self.action_enter("story")
+            elif choice == "fetch":
+                self._load(pull=missing)
             elif choice == "retry":
                 self._load()
 
-        self.push_screen(ErrorScreen(title, error, story_instead=story_instead), chosen)
+        screen = ErrorScreen(title, error, fetch=describe(missing), story_instead=story_instead)
+        self.push_screen(screen, chosen)
 
     async def action_quit(self) -> None:
         self.exit(return_code=self._exit_code)
@@ -133,6 +139,12 @@ class LlamaApp(App[None]):
         for command in super().get_system_commands(screen):
             if command.title not in ("Maximize", "Minimize"):
                 yield command
+
+
+def describe(pull: str) -> str:
+    """What a name of the catalogue brings, in a few words."""
+    entry = catalogue.find(pull) if pull else None
+    return f"{entry.name} ({entry.size / 1e6:.1f} MB from huggingface.co/{entry.repo})" if entry else ""
 
 
 def make_room(name: RoomName, options: Launch, runner: Runner) -> Room:

@@ -1,4 +1,4 @@
-"""Shown instead of a room when there is no model to run: what is wrong, what to do, and two keys."""
+"""Shown instead of a room when there is no model to run: what is wrong, what to do, and the keys for it."""
 
 from typing import ClassVar, Literal
 
@@ -11,13 +11,14 @@ from textual.widgets import Static
 
 from llamatui.errors import LlamatuiError
 
-ErrorChoice = Literal["retry", "story"]
+ErrorChoice = Literal["fetch", "retry", "story"]
 
 
 class ErrorScreen(Screen[ErrorChoice]):
     """Dismissed with what the reader chose; quitting is the app's."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f", "dismiss('fetch')", "fetch"),
         Binding("r", "dismiss('retry')", "try again"),
         Binding("s", "dismiss('story')", "tell a story instead"),
         Binding("q", "app.quit", "quit"),
@@ -33,11 +34,18 @@ class ErrorScreen(Screen[ErrorChoice]):
     }
     """
 
-    def __init__(self, title: str, error: Exception, *, story_instead: bool = False) -> None:
+    def __init__(self, title: str, error: Exception, *, fetch: str = "", story_instead: bool = False) -> None:
+        """`fetch`: what could be fetched to mend it; "" for nothing."""
         super().__init__()
         self._title = title
         self._error = error
-        self._story_instead = story_instead
+        # What each key does, in the order shown.
+        self._keys = {
+            "f": f"fetch {fetch}" if fetch else "",
+            "r": "try again",
+            "s": "tell a story instead" if story_instead else "",
+            "q": "quit",
+        }
 
     def compose(self) -> ComposeResult:
         message, hint = explain(self._error)
@@ -46,20 +54,16 @@ class ErrorScreen(Screen[ErrorChoice]):
             yield Static(message, id="message", markup=False)
             if hint:
                 yield Static(hint, id="hint", markup=False)
-            story = (
-                Content.assemble(("s", "bold $accent"), " tell a story instead   ")
-                if self._story_instead
-                else ""
-            )
-            yield Static(
-                Content.assemble(
-                    ("r", "bold $accent"), " try again   ", story, ("q", "bold $accent"), " quit"
-                ),
-                classes="note",
-            )
+            keys = [
+                Content.assemble((key, "bold $accent"), f" {does}")
+                for key, does in self._keys.items()
+                if does
+            ]
+            yield Static(Content("   ").join(keys), classes="note")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        return self._story_instead or parameters != ("story",)
+        offered = {"fetch": self._keys["f"], "story": self._keys["s"]}
+        return action != "dismiss" or bool(offered.get(str(parameters[0]), True))
 
 
 def explain(error: Exception) -> tuple[str, str]:

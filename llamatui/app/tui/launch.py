@@ -22,7 +22,8 @@ class Launch:
     chat_format: str = ""
     prompt: str = ""
     """Story: told at once. Chat: asked at once."""
-    system: str = ""
+    system: str | None = None
+    """None: the model's own."""
     context: int | None = None
     overflow: "OverflowPolicy | None" = None
     """None: "stop" in the story room, "shift" in the chat room."""

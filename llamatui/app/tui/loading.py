@@ -8,16 +8,20 @@ from llamatui.app.tui.runner import Closing, Runner
 
 
 class Loading:
-    """A job for the runner; `again` with another one."""
+    """A job for the runner."""
 
-    def __init__(self, app: App[None], runner: Runner, options: Launch) -> None:
+    def __init__(self, app: App[None], runner: Runner, options: Launch, pull: str = "") -> None:
+        """`pull`: name in the catalogue of what is fetched first, "" for nothing."""
         self._app = app
         self._runner = runner
         self._options = options
+        self._pull = pull
 
     def __call__(self) -> None:
         options = self._options
         try:
+            if self._pull:
+                self._fetch()
             self._tell("starting the engine")
             # These imports bring NumPy: here they hold up nothing that is drawn.
             from llamatui.backends.threads import limit_blas_threads
@@ -39,6 +43,15 @@ class Loading:
             self._app.post_message(LoadFailed(error))
         else:
             self._app.post_message(ModelReady(model))
+
+    def _fetch(self) -> None:
+        from llamatui.app.pull import pull
+
+        def step(done: int, total: int) -> None:
+            self._tell(f"fetching {self._pull}: {done * 100 // max(total, 1)} %")
+
+        self._tell(f"fetching {self._pull}")
+        pull(self._pull, progress=step)
 
     def _tell(self, step: str) -> None:
         self._runner.check()

@@ -1,0 +1,162 @@
+"""`llamatui models`: what has been pulled, and how to be rid of it."""
+
+import json as json_library
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llamatui.app import library
+from llamatui.app.cli.options import Json
+from llamatui.errors import CheckpointError, TokenizerError, UsageError
+
+app = typer.Typer()
+
+
+@app.callback(invoke_without_command=True)
+def models(context: typer.Context, json: Json = False) -> None:
+    """List the models that have been pulled: their names work wherever a path does."""
+    if context.invoked_subcommand is not None:
+        return
+    shelf = Shelf.look()
+    if json:
+        indent = 2 if sys.stdout.isatty() else None
+        typer.echo(json_library.dumps(shelf.as_json(), ensure_ascii=False, indent=indent))
+    else:
+        shelf.show()
+
+
+@app.command()
+def rm(
+    names: Annotated[list[str], typer.Argument(help="Pulled models.", autocompletion=library.complete_names)],
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete models, with their tokenizers."""
+    found = list(dict.fromkeys(map(library.pulled, names)))  # a wrong name is told before anything is gone
+    if not yes:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise UsageError("nobody is there to be asked", f"llamatui models rm -y {' '.join(names)}")
+        for path in [path for model in found for path in model.files]:
+            print(path, file=sys.stderr)
+        typer.confirm("Delete these files?", abort=True, err=True)
+    for model in found:
+        library.remove(model)
+        print(f"deleted {model.name}", file=sys.stderr)
+
+
+@dataclass
+class Shelf:
+    """All that `pull` keeps on the disk."""
+
+    models: list[dict[str, Any]]
+    tokenizers: list[dict[str, Any]]
+    unfinished: int
+    """Bytes in the downloads folder."""
+
+    @classmethod
+    def look(cls) -> "Shelf":
+        tokenizers = [path for path in sorted(library.tokenizers_folder().glob("*")) if path.is_file()]
+        unfinished = [path for path in library.downloads_folder().rglob("*") if path.is_file()]
+        return cls(
+            [describe(model) for model in library.list_models()],
+            [describe_tokenizer(path) for path in tokenizers],
+            sum(path.stat().st_size for path in unfinished),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "folder": str(library.models_folder()),
+            "models": self.models,
+            "tokenizers": self.tokenizers,
+            "downloads": {"folder": str(library.downloads_folder()), "bytes": self.unfinished},
+        }
+
+    def show(self) -> None:
+        from rich.filesize import decimal as size
+
+        rows = []
+        for model in self.models:
+            origin = ":".join(filter(None, (model["repo"], model["file"])))
+            if model["problem"]:
+                rows.append((model["name"], "", "damaged", "", origin))
+            else:
+                kind = f"{model['format']} {model['precision']}"
+                params, file_size = short_count(model["params"]), size(model["file_size"])
+                rows.append((model["name"], params, kind, file_size, origin))
+        for tokenizer in self.tokenizers:
+            kind = f"{tokenizer['vocab_size']} tokens" if tokenizer["vocab_size"] else "damaged"
+            rows.append((tokenizer["name"], "", kind, size(tokenizer["file_size"]), ""))
+        if rows:
+            print_table(("name", ">params", "format", ">size", "from"), rows)
+        if self.models:
+            print(f"\nin {library.models_folder()}", file=sys.stderr)
+        else:
+            print("no models are here yet: llamatui pull shows what there is", file=sys.stderr)
+        if self.unfinished:
+            where = library.downloads_folder()
+            print(f"downloads that are kept: {size(self.unfinished)} in {where}", file=sys.stderr)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """On stdout. Where that is no terminal, no line is cut. `>name`: that column is of numbers."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in columns:
+        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+def describe(model: library.PulledModel) -> dict[str, Any]:
+    from llamatui.backends.checkpoint import Checkpoint
+
+    origin = model.origin()
+    content: dict[str, Any] = {
+        "name": model.name,
+        "path": str(model.path),
+        **dict.fromkeys(("format", "precision", "params", "file_size", "chat_format", "problem")),
+        **{key: origin.get(key) for key in ("repo", "file", "revision", "pulled_at", "sources")},
+    }
+    try:
+        checkpoint = Checkpoint(model.path)
+    except CheckpointError as error:
+        return {**content, "problem": error.message}
+    return {
+        **content,
+        "format": f"v{checkpoint.version}",
+        "precision": "q8_0" if checkpoint.version == 2 else "fp32",
+        "params": checkpoint.config.n_params,
+        "file_size": checkpoint.file_size,
+        "chat_format": checkpoint.config.chat_format,
+    }
+
+
+def describe_tokenizer(path: Path) -> dict[str, Any]:
+    from llamatui.tokenizers.loading import vocabulary_size
+
+    content: dict[str, Any] = {
+        "name": path.stem,
+        "path": str(path),
+        "file_size": path.stat().st_size,
+        "vocab_size": None,
+        "problem": None,
+    }
+    try:
+        return {**content, "vocab_size": vocabulary_size(path)}
+    except TokenizerError as error:
+        return {**content, "problem": error.message}
+
+
+def short_count(number: int) -> str:
+    """260032 -> "260 K", 1235814400 -> "1.24 B"."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)

@@ -1,0 +1,95 @@
+"""`llamatui pull`: models from the Hugging Face hub, by name."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from llamatui.app import catalogue, library
+from llamatui.app.cli.terminal import Interrupted
+
+
+def complete_target() -> list[tuple[str, str]]:
+    return [(entry.name, entry.about) for entry in (*catalogue.MODELS, *catalogue.TOKENIZERS)]
+
+
+def pull(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            help="A name of the catalogue, or a repository, or one .gguf or .bin in it; none shows the "
+            "catalogue.",
+            metavar="NAME|REPO[:FILE]",
+            autocompletion=complete_target,
+        ),
+    ] = None,
+    version: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=2,
+            help="0 and 1 are fp32, 2 is Q8_0; default: 1, but 2 above 1 GiB; a .bin is kept as it is.",
+        ),
+    ] = None,
+    group_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Weights per scale in version 2; default: the source's, or 64."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Pull it again, or in the place of another of its name.")
+    ] = False,
+) -> None:
+    """Get a model from the Hugging Face hub, ready to run by its name.
+
+    Example: llamatui pull stories15M, then: llamatui story stories15M
+    """
+    if target is None:
+        show_catalogue()
+        return
+    from llamatui.app.cli.progress import progress_bar
+    from llamatui.app.pull import parse
+    from llamatui.app.pull import pull as pull_model
+
+    name = parse(target).name  # a wrong target is told before anything is drawn
+    try:
+        with progress_bar(name) as bar:
+            pulled = pull_model(
+                target,
+                version=version,
+                group_size=group_size,
+                force=force,
+                progress=bar,
+                step=lambda step: bar.step(f"{step} {name}"),
+            )
+    except Interrupted:
+        print(f"stopped; llamatui pull {target} goes on from here", file=sys.stderr)
+        raise
+    for note in pulled.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if not pulled.is_new:
+        print(f"{pulled.name} is here already: {pulled.path} (--force pulls it again)", file=sys.stderr)
+    else:
+        print(f"pulled to {pulled.path}", file=sys.stderr)
+    if isinstance(catalogue.find(pulled.name), catalogue.Tokenizer):
+        return
+    from llamatui.backends.checkpoint import Checkpoint
+
+    room = "chat" if Checkpoint(pulled.path).config.chat_format else "story"
+    print(f"  try: llamatui {room} {pulled.name}", file=sys.stderr)
+
+
+def show_catalogue() -> None:
+    from rich.filesize import decimal as size
+
+    from llamatui.app.cli.models import print_table, short_count
+
+    here = {model.name.casefold() for model in library.list_models()}
+    here |= {path.stem.casefold() for path in library.tokenizers_folder().glob("*")}
+    rows = []
+    for entry in (*catalogue.MODELS, *catalogue.TOKENIZERS):
+        licence = entry.licence + (", gated" if entry.gated else "")
+        params = short_count(entry.parameters) if isinstance(entry, catalogue.Model) else ""
+        mark = "here" if entry.name.casefold() in here else ""
+        rows.append((entry.name, params, size(entry.size), licence, mark))
+    print_table(("name", ">params", ">download", "licence", ""), rows)
+    print("\nllamatui pull NAME, or any repository of the hub: OWNER/NAME[:FILE]", file=sys.stderr)

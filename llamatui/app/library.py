@@ -1,0 +1,150 @@
+"""The user's pulled models: `<name>.bin`, its tokenizer and where it came from, in one folder.
+
+A name works everywhere a path does: see `resolve`. Imported for shell completion, so it stays light.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamatui.app import catalogue
+from llamatui.errors import LlamatuiError, ModelError
+
+FILE_ENDS = (".bin", ".gguf", ".pt", ".pth", ".safetensors", ".json", ".model")
+"""What ends a path, and no name."""
+
+TOKENIZER_ENDS = (
+    ".tokenizer.model",
+    ".tokenizer.json",
+    ".tokenizer.bin",
+    ".tokenizer_config.json",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PulledModel:
+    name: str
+    path: Path
+
+    @property
+    def files(self) -> list[Path]:
+        """All that belongs to it; the model itself is last."""
+        ends = (*TOKENIZER_ENDS, ".json", ".bin")
+        return [path for end in ends if (path := self.path.with_name(self.name + end)).exists()]
+
+    def origin(self) -> dict[str, Any]:
+        """Where it came from, as `pull` wrote it; {} where that is not known."""
+        try:
+            content = json.loads(self.path.with_name(f"{self.name}.json").read_text("utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        if not isinstance(content, dict):
+            return {}
+        return content if all(isinstance(content.get(key), str) for key in ("repo", "file")) else {}
+
+
+def data_folder() -> Path:
+    from platformdirs import user_data_path
+
+    return user_data_path("llamatui", appauthor=False)
+
+
+def models_folder() -> Path:
+    return data_folder() / "models"
+
+
+def downloads_folder() -> Path:
+    """What has been fetched of models that are not pulled yet, a folder for each repository."""
+    return data_folder() / "downloads"
+
+
+def tokenizers_folder() -> Path:
+    """The user's own tokenizers, for models that come without one."""
+    return data_folder() / "tokenizers"
+
+
+def list_models() -> list[PulledModel]:
+    """Pulled models, by name."""
+    paths = [path for path in models_folder().glob("*.bin") if not path.name.startswith(".")]
+    models = [PulledModel(path.stem, path) for path in paths if not path.stem.endswith(".tokenizer")]
+    return sorted(models, key=lambda model: model.name.casefold())
+
+
+def find(name: str) -> PulledModel | None:
+    """The pulled model of this name, in any case, with or without `.bin`."""
+    wanted = name.casefold().removesuffix(".bin")
+    return next((model for model in list_models() if model.name.casefold() == wanted), None)
+
+
+def complete_names(incomplete: str) -> list[str]:
+    """Names of pulled models that begin so, for shell completion."""
+    return [model.name for model in list_models() if model.name.startswith(incomplete)]
+
+
+def resolve(name: str | os.PathLike[str]) -> Path:
+    """The model file that is meant: a path that exists, or the name of a pulled model.
+
+    What looks like a path is given back as it is: whoever opens it says what is wrong with it.
+
+    Raises:
+        ModelError: It looks like a name, and no such model is here.
+    """
+    text = os.fspath(name)
+    path = Path(text)
+    if "/" in text or os.sep in text or _exists(path):
+        return path
+    if pulled := find(text):
+        return pulled.path
+    if entry := catalogue.find(text.removesuffix(".bin")):
+        if isinstance(entry, catalogue.Tokenizer):
+            raise ModelError(f"{entry.name} is a tokenizer, not a model", "llamatui models")
+        raise ModelError(f"{entry.name} is not here yet", f"llamatui pull {entry.name}")
+    if path.suffix.casefold() in FILE_ENDS or not text:
+        return path
+    known = [*(model.name for model in list_models()), *(model.name for model in catalogue.MODELS)]
+    near = catalogue.near(text, known)
+    raise ModelError(f"{text}: no such file, and no pulled model", _meant(near))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long for a file's name
+        return False
+
+
+def _meant(near: Sequence[str]) -> str:
+    begin = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"{begin}llamatui models lists what is here"
+
+
+def pulled(name: str) -> PulledModel:
+    """The pulled model of this name.
+
+    Raises:
+        ModelError: There is none.
+    """
+    if model := find(name):
+        return model
+    near = catalogue.near(name, [model.name for model in list_models()])
+    raise ModelError(f"no pulled model is called {name!r}", _meant(near))
+
+
+def remove(model: PulledModel) -> None:
+    """Deletes a model and what belongs to it.
+
+    Raises:
+        LlamatuiError: A file cannot be deleted.
+    """
+    delete(model.files[::-1])  # the model first: what an interrupted removal leaves is no model any more
+
+
+def delete(files: Sequence[Path]) -> None:
+    for path in files:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise LlamatuiError(f"{path}: cannot be deleted: {error.strerror}") from error

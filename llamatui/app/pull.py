@@ -1,0 +1,412 @@
+"""`llamatui pull`: from a name to a model that runs.
+
+    look up -> download into downloads/<owner>--<name>/ -> export into its folder export/ -> move to models/
+
+Until the last move nothing of it is in the models folder, and that moves the model file last: what is listed
+is whole. Downloads are kept until then, so a pull that failed or was stopped goes on where it was.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from llamatui.app import catalogue, library
+from llamatui.errors import LlamatuiError, ModelError, UsageError
+from llamatui.export.hub import FetchedFile, HubFile, Progress, Repository, fetch, look_up
+from llamatui.export.source import Source
+
+REPO = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?::(?P<file>.+))?", re.ASCII)
+
+FOLDER_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+WEIGHTS = (
+    (r"model(-\d+-of-\d+)?\.safetensors", "model.safetensors.index.json"),
+    (r"pytorch_model(-\d+-of-\d+)?\.bin", "pytorch_model.bin.index.json"),
+)
+"""Names of weight files and of their index, the better kind first."""
+
+TOKENIZER_BESIDE = re.compile(r"(.+\.)?tok[^/]*\.(bin|model|json)")
+"""Files beside a .bin that may be its tokenizer, as `find_tokenizer` looks for them."""
+
+MAX_TOKENIZER = 64 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What to pull, and what it will be called."""
+
+    name: str
+    repo: str
+    file: str
+    """In the repository; "" for a repository of safetensors."""
+    tokenizer: catalogue.Tokenizer | None = None
+    """Fetched too where the repository has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    name: str
+    path: Path
+    is_new: bool
+    notes: tuple[str, ...] = ()
+    """What the user should know."""
+
+
+def parse(target: str) -> Target | catalogue.Tokenizer:
+    """What a NAME, OWNER/NAME or OWNER/NAME:FILE stands for.
+
+    Raises:
+        UsageError: It is none of them, or the file is of no kind that can be pulled.
+    """
+    if "/" not in target:
+        entry = catalogue.find(target)
+        if isinstance(entry, catalogue.Model):
+            return _from_entry(entry)
+        if entry:
+            return entry
+        near = catalogue.near(target, catalogue.names())
+        raise UsageError(
+            f"the catalogue has no {target!r}",
+            f"did you mean {' or '.join(near)}?" if near else "llamatui pull lists what it has",
+        )
+    match = REPO.fullmatch(target)
+    if match is None:
+        raise UsageError(f"expected NAME or OWNER/NAME[:FILE], found {target!r}", "llamatui pull --help")
+    repo, file = match["repo"], match["file"] or ""
+    if known := _in_catalogue(repo, file):
+        return known
+    if not file:
+        return Target(_as_name(repo.partition("/")[2]), repo, "")
+    if re.fullmatch(WEIGHTS[1][0], file) or not file.endswith((".bin", ".gguf")):
+        raise UsageError(
+            f"{file}: expected a .gguf or a llama2.c .bin",
+            f"for the safetensors of a repository name no file: llamatui pull {repo}",
+        )
+    return Target(_as_name(Path(file).stem), repo, file)
+
+
+def _in_catalogue(repo: str, file: str) -> Target | None:
+    """A repository (and file) that the catalogue has a name and a tokenizer for."""
+    for entry in catalogue.MODELS:
+        if (entry.repo, entry.file) == (repo, file):
+            return _from_entry(entry)
+    return None
+
+
+def _from_entry(entry: catalogue.Model) -> Target:
+    return Target(entry.name, entry.repo, entry.file, entry.tokenizer)
+
+
+def _as_name(text: str) -> str:
+    name = re.sub(r"[^\w.+-]+", "-", text).strip(".-")
+    if not name:
+        raise UsageError(
+            f"expected the name of a file, found {text!r}", "name a .gguf or .bin of the repository"
+        )
+    return name
+
+
+def pull(
+    target: str,
+    *,
+    version: int | None = None,
+    group_size: int | None = None,
+    force: bool = False,
+    progress: Progress = lambda done, total: None,
+    step: Callable[[str], None] = lambda name: None,
+) -> Pulled:
+    """Brings a model (or a tokenizer) from the hub, ready to run under its name.
+
+    Args:
+        target: NAME of the catalogue, OWNER/NAME, or OWNER/NAME:FILE.
+        version, group_size: Of the .bin file, see `export_bin`. Without them a .bin is kept as it is.
+        force: Also where a model of this name is here already.
+        progress: Told the bytes that are done, and those of the whole step.
+        step: Told the step that begins: "downloading", then "exporting" where there is something to convert.
+
+    Raises:
+        UsageError: `target` is nothing that can be pulled.
+        ModelError: There is no such model, it is damaged, or it is no Llama.
+        LlamatuiError: No connection, no room, or it must be licensed first. What came so far is kept.
+    """
+    wanted = parse(target)
+    if isinstance(wanted, catalogue.Tokenizer):
+        step("downloading")
+        return _pull_tokenizer(wanted, force, progress)
+    if here := _here(wanted, force):
+        return here
+    repository = look_up(wanted.repo)
+    files = choose(repository, wanted.file)
+    folder = _download_folder(wanted.repo, wanted.file)
+    with _alone(folder):
+        step("downloading")
+        room = _room_to_export(repository, files, wanted.file, folder, version)
+        fetched = fetch(repository, files, folder, room=room, progress=progress)
+        if wanted.tokenizer:
+            fetched.append(_bring_tokenizer(wanted.tokenizer, folder / wanted.file))
+        staged = folder / "export"
+        with _disk(staged):
+            shutil.rmtree(staged, ignore_errors=True)
+            staged.mkdir()
+        model = staged / f"{wanted.name}.bin"
+        if wanted.file.endswith(".bin") and version is None and group_size is None:
+            notes = _move_bin(folder / wanted.file, model)
+        else:
+            step("exporting")
+            notes = _export(folder, wanted.file, model, version, group_size, progress)
+        with _disk(staged):
+            _write_origin(model.with_suffix(".json"), wanted, repository, fetched)
+            path = _install(staged, model.name)
+        shutil.rmtree(folder, ignore_errors=True)
+    return Pulled(wanted.name, path, is_new=True, notes=tuple(notes))
+
+
+def fetch_repository(repo: str, *, progress: Progress = lambda done, total: None) -> Path:
+    """Brings a Hugging Face model into the downloads folder, as it is; the folder it is in.
+
+    Raises:
+        UsageError, ModelError, LlamatuiError: As `pull`.
+    """
+    wanted = parse(repo)
+    assert isinstance(wanted, Target)
+    repository = look_up(wanted.repo)
+    folder = _download_folder(wanted.repo, "")
+    with _alone(folder):
+        fetch(repository, choose(repository, ""), folder, progress=progress)
+    return folder
+
+
+def _here(wanted: Target, force: bool) -> Pulled | None:
+    """The model if it is here already.
+
+    Raises:
+        ModelError: Another one has its name.
+    """
+    model = library.find(wanted.name)
+    if model is None or force:
+        return None
+    origin = model.origin()
+    if (origin.get("repo"), origin.get("file")) != (wanted.repo, wanted.file):
+        raise ModelError(
+            f"{model.path}: another model of this name is here, from {origin.get('repo', 'elsewhere')}",
+            f"llamatui models rm {model.name}, or --force to put this one in its place",
+        )
+    return Pulled(model.name, model.path, is_new=False)
+
+
+def choose(repository: Repository, file: str) -> list[HubFile]:
+    """The files of a repository that are needed, the small ones first.
+
+    Args:
+        file: The one to run, or "" for all that make up a Hugging Face model.
+
+    Raises:
+        ModelError: They are not there.
+    """
+    if file.endswith(".gguf"):
+        return [repository.file(file)]
+    if file:
+        folder = file.rpartition("/")[0]
+        beside = [
+            other
+            for other in repository.files
+            if other.name != file
+            and other.name.rpartition("/")[0] == folder
+            and TOKENIZER_BESIDE.fullmatch(other.name.rpartition("/")[2])
+            and other.size <= MAX_TOKENIZER
+        ]
+        return [*beside, repository.file(file)]
+    by_name = {other.name: other for other in repository.files}
+    for pattern, index in WEIGHTS:
+        weights = [other for other in repository.files if re.fullmatch(pattern, other.name)]
+        whole = [other for other in weights if "-of-" not in other.name]
+        if weights and "config.json" in by_name:
+            names = FOLDER_FILES if whole else (*FOLDER_FILES, index)
+            return [*(by_name[name] for name in names if name in by_name), *(whole or weights)]
+    offered = [name for name in sorted(by_name) if name.endswith((".gguf", ".bin"))][:6]
+    raise ModelError(
+        f"{repository.repo}: expected config.json and model.safetensors, found none",
+        f"name one file: {', '.join(f'{repository.repo}:{name}' for name in offered)}"
+        if offered
+        else "choose another repository: this one has no model that can be run",
+    )
+
+
+def _room_to_export(
+    repository: Repository, files: Sequence[HubFile], file: str, folder: Path, version: int | None
+) -> int:
+    """Bytes that the exported file will take, about.
+
+    Raises:
+        CheckpointError: It is no model that can be exported; told before the large files come.
+    """
+    size = sum(other.size for other in files)
+    if file.endswith(".bin"):
+        return 0 if version is None else size
+    if file.endswith(".gguf"):
+        # Mostly four bits a weight or more: half of what Q8_0 takes, an eighth of fp32.
+        return 2 * size if version in (None, 2) else 8 * size
+    from llamatui.export.hf_config import read_config
+    from llamatui.export.to_bin import LARGEST_FP32
+
+    fetch(repository, [repository.file("config.json")], folder)
+    config, _ = read_config(folder)
+    fp32 = 4 * config.n_params
+    if version == 2 or (version is None and fp32 > LARGEST_FP32):
+        return fp32 * 17 // 64  # 8 bits, and 16 for each group of 32
+    return fp32
+
+
+def _download_folder(repo: str, file: str) -> Path:
+    name = re.sub(r"[^\w.+-]+", "--", f"{repo}/{file}".removesuffix("/"))
+    return library.downloads_folder() / name
+
+
+def _export(
+    folder: Path, file: str, target: Path, version: int | None, group_size: int | None, progress: Progress
+) -> list[str]:
+    """Writes `target` from what was downloaded; gives what the user should know."""
+    from llamatui.export.to_bin import export_bin
+
+    source = _open(folder, file)
+    export_bin(source, target, version=version, group_size=group_size, progress=progress)
+    return source.notes
+
+
+def _open(folder: Path, file: str) -> Source:
+    if file.endswith(".gguf"):
+        from llamatui.export.gguf_file import open_gguf
+
+        return open_gguf(folder / file)
+    if file:
+        from llamatui.export.bin_file import open_bin
+
+        return open_bin(folder / file)
+    from llamatui.export.hf import open_hf
+
+    return open_hf(folder)
+
+
+def _move_bin(model: Path, target: Path) -> list[str]:
+    """Moves a checkpoint and its tokenizer as they are; gives what the user should know.
+
+    Raises:
+        CheckpointError: It is no checkpoint.
+    """
+    from llamatui.backends.checkpoint import Checkpoint
+    from llamatui.tokenizers.loading import find_tokenizer
+
+    vocab_size = Checkpoint(model).config.vocab_size
+    tokenizer = find_tokenizer(model, vocab_size)
+    with _disk(target):
+        if tokenizer:
+            tokenizer.replace(target.with_name(f"{target.stem}.tokenizer{tokenizer.suffix}"))
+        model.replace(target)
+    if tokenizer or find_tokenizer(target, vocab_size, library.tokenizers_folder()):
+        return []
+    known = catalogue.tokenizer_for(vocab_size)
+    remedy = f"llamatui pull {known.name}" if known else "name one with -z"
+    return [f"no tokenizer of {vocab_size} tokens came with it: {remedy}"]
+
+
+def _bring_tokenizer(entry: catalogue.Tokenizer, model: Path) -> FetchedFile:
+    """Puts a tokenizer of the catalogue beside a model, named for it."""
+    repository = look_up(entry.repo)
+    fetched = fetch(repository, [repository.file(entry.file)], model.parent / entry.name)[0]
+    with _disk(model):
+        shutil.copyfile(fetched.path, model.with_name(f"{model.stem}.tokenizer{fetched.path.suffix}"))
+    return fetched
+
+
+def _pull_tokenizer(entry: catalogue.Tokenizer, force: bool, progress: Progress) -> Pulled:
+    from llamatui.tokenizers.loading import load_tokenizer
+
+    path = library.tokenizers_folder() / f"{entry.name}{Path(entry.file).suffix}"
+    if path.is_file() and not force:
+        return Pulled(entry.name, path, is_new=False)
+    repository = look_up(entry.repo)
+    folder = _download_folder(entry.repo, entry.file)
+    with _alone(folder):
+        (fetched,) = fetch(
+            repository,
+            [repository.file(entry.file)],
+            folder,
+            progress=progress,
+        )
+        load_tokenizer(fetched.path, entry.vocab_size)
+        with _disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fetched.path.replace(path)
+        shutil.rmtree(folder, ignore_errors=True)
+    return Pulled(entry.name, path, is_new=True)
+
+
+def _write_origin(path: Path, wanted: Target, repository: Repository, fetched: Sequence[FetchedFile]) -> None:
+    sources = [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in fetched]
+    content = {
+        "name": wanted.name,
+        "repo": wanted.repo,
+        "file": wanted.file,
+        "revision": repository.commit,
+        "sources": sources,
+        "pulled_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+def _install(staged: Path, model: str) -> Path:
+    """Moves all that was staged into the models folder, the model itself last."""
+    models = library.models_folder()
+    models.mkdir(parents=True, exist_ok=True)
+    # A tokenizer that was here before belongs to another model.
+    library.delete([models / f"{Path(model).stem}{end}" for end in library.TOKENIZER_ENDS])
+    for path in sorted(staged.iterdir(), key=lambda path: path.name == model):
+        path.replace(models / path.name)
+    return models / model
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the download folder: two that write to one file would ruin it.
+
+    Raises:
+        LlamatuiError: Another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    with _disk(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise LlamatuiError(f"{folder}: another pull of this is running", "wait for it to end") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        raise LlamatuiError(
+            f"{where}: cannot be written: {error.strerror or error}", "make room there"
+        ) from error

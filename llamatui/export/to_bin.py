@@ -1,0 +1,94 @@
+"""Writes a source as a llama2.c `.bin`, with its tokenizer beside it."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from llamatui.backends.checkpoint import tensor_layout
+from llamatui.backends.checkpoint_writer import Progress, WriteReport, write_checkpoint
+from llamatui.backends.q8_0 import Q8Tensor
+from llamatui.errors import LlamatuiError
+from llamatui.export.source import Source
+
+DEFAULT_GROUP_SIZE = 64  # llama2.c's
+LARGEST_FP32 = 1 << 30  # bytes
+TOKENIZER_ENDS = (".tokenizer.model", ".tokenizer.json", ".tokenizer.bin", ".tokenizer_config.json")
+
+
+def default_version(source: Source) -> int:
+    """The one that loses nothing and is not too large.
+
+    2 (Q8_0) where all matrices are Q8_0 already, or would fill more than 1 GiB as fp32; else 1.
+    """
+    layout = tensor_layout(source.config, 1)
+    is_q8_0 = bool(source.config.group_size) and all(
+        isinstance(source.tensor(spec.name, layer)[:1], Q8Tensor)
+        for spec in layout
+        for layer in range(max(spec.n_layers, 1))
+        if len(spec.shape) == 2
+    )
+    return 2 if is_q8_0 or layout[-1].end > LARGEST_FP32 else 1
+
+
+def export_bin(
+    source: Source,
+    target: Path,
+    *,
+    version: int | None = None,
+    group_size: int | None = None,
+    progress: Progress | None = None,
+) -> WriteReport:
+    """Writes `target` and `<stem>.tokenizer.*` beside it; an interrupted export leaves neither.
+
+    Args:
+        version: 0, 1 or 2; None means `default_version`.
+        group_size: Weights per scale in version 2; None means what the source has, else 64. Halved until it
+            divides dim and hidden_dim.
+
+    Raises:
+        CheckpointError: The source is damaged, or version 0 cannot hold its settings.
+        LlamatuiError: The file cannot be written, or there is no room for it.
+    """
+    if not target.parent.is_dir():
+        raise LlamatuiError(f"{target.parent}: expected a folder, found none", "create it, or choose another")
+    if target.is_dir():
+        raise LlamatuiError(f"{target}: expected a file, found a folder", f"try {target / 'model.bin'}")
+    version = default_version(source) if version is None else version
+    config = source.config
+    if version == 0:
+        # What the old header has no field for but nothing needs: the vocabulary says it again.
+        config = replace(config, chat_format="", bos_id=-1, eos_ids=())
+    staged = {end: _stage(target, end, content) for end, content in source.tokenizer.items()}
+    try:
+        report = write_checkpoint(
+            target,
+            config,
+            version,
+            source.tensor,
+            group_size=group_size or source.config.group_size or DEFAULT_GROUP_SIZE,
+            progress=progress,
+        )
+        if staged:  # one that was here before belongs to another model
+            for end in TOKENIZER_ENDS:
+                beside(target, end).unlink(missing_ok=True)
+        for end, path in staged.items():
+            path.replace(beside(target, end))
+    finally:
+        for path in staged.values():
+            path.unlink(missing_ok=True)
+    return report
+
+
+def beside(target: Path, end: str) -> Path:
+    """`model.bin`, ".tokenizer.json" -> `model.tokenizer.json`."""
+    return target.with_name(target.stem + end)
+
+
+def _stage(target: Path, end: str, content: bytes) -> Path:
+    path = target.with_name(f".{target.stem}{end}.{os.getpid()}.part")
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise LlamatuiError(f"{path}: cannot be written: {error.strerror}", "choose another place") from error
+    return path

@@ -1,0 +1,38 @@
+"""SHA-256 of model files, remembered."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from llamatui.app import file_hash
+from llamatui.app.file_hash import file_sha256
+
+
+def test_hashes_are_remembered_until_the_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.bin"
+    path.write_bytes(b"one")
+    assert file_sha256(path) == sha256(b"one").hexdigest()
+    monkeypatch.setattr(file_hash, "file_digest", lambda *a: pytest.fail("hashed again"))
+    assert file_sha256(path) == sha256(b"one").hexdigest()
+    monkeypatch.undo()
+    path.write_bytes(b"other")
+    assert file_sha256(path) == sha256(b"other").hexdigest()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", json.dumps({"x": 1})])
+def test_a_damaged_or_unwritable_cache_costs_nothing_but_time(
+    content: str, tmp_path: Path, home: Path
+) -> None:
+    path = tmp_path / "m.bin"
+    path.write_bytes(b"one")
+    store = file_hash.user_cache_path("llamatui", appauthor=False) / "sha256.json"
+    store.parent.mkdir(parents=True)
+    store.write_text(content)
+    assert file_sha256(path) == sha256(b"one").hexdigest()
+    store.unlink()
+    store.mkdir()
+    assert file_sha256(path) == sha256(b"one").hexdigest()

@@ -1,0 +1,405 @@
+"""Tokenizers of folders and of models, made to fit the model, and written for Hugging Face."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamatui.backends.checkpoint import ModelConfig
+from llamatui.errors import TokenizerError
+from llamatui.export.source import TokenizerFiles
+from llamatui.export.tokenizer_files import MAX_PADDING, beside, for_hf, from_file, from_folder
+from llamatui.tokenizers.base import Tokenizer
+from llamatui.tokenizers.chat_formats import CHAT_FORMATS, Message
+from llamatui.tokenizers.chat_templates import format_of
+from llamatui.tokenizers.hf_json_sentencepiece import sentencepiece_json
+from llamatui.tokenizers.hf_json_writer import bpe_json, byte_alphabet, merges_from_ranks
+from llamatui.tokenizers.llama3_vocab import SPECIAL_TOKENS
+from llamatui.tokenizers.loading import load_tokenizer
+from llamatui.tokenizers.sentencepiece_proto import read_pieces
+from llamatui.tokenizers.splitters import SPLIT_PATTERNS
+from tests.tokenizers import vocabularies as v
+from tests.tokenizers.genuine_templates import SMOLLM2_INSTRUCT
+
+PIECES = v.ranked_pieces()
+SPM = v.train_sentencepiece()
+SPM_JSON: dict[str, Any] = json.loads(sentencepiece_json(read_pieces(SPM), unk_id=0, bos="<s>"))
+TEXTS_OF_PIECES = [byte_alphabet(piece) for piece in PIECES]
+CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+# With every field that Hugging Face's library wants.
+LLAMA3_JSON: dict[str, Any] = json.loads(
+    bpe_json(
+        TEXTS_OF_PIECES,
+        merges_from_ranks(PIECES),
+        SPLIT_PATTERNS["llama3"],
+        {name: len(PIECES) + i for i, name in enumerate(SPECIAL_TOKENS)},
+        bos="<|begin_of_text|>",
+        ignore_merges=True,
+    )
+)
+SMOLLM_JSON: dict[str, Any] = json.loads(
+    bpe_json(
+        [*CHATML, *TEXTS_OF_PIECES],
+        merges_from_ranks(PIECES),
+        SPLIT_PATTERNS["smollm"],
+        {name: i for i, name in enumerate(CHATML)},
+        bos=None,
+        ignore_merges=False,
+    )
+)
+RANKS_SIZE = len(PIECES) + 256
+SMOLLM_SIZE = len(PIECES) + 3
+TEXT = "the cat went there, 123  é🙂\n\tHello"
+
+
+def loaded(files: TokenizerFiles, folder: Path, vocab_size: int) -> Tokenizer:
+    """As it is read beside a model."""
+    folder.mkdir()
+    for ending, data in files.items():
+        (folder / f"story{ending}").write_bytes(data)
+    ending = next(ending for ending in files if "config" not in ending)
+    return load_tokenizer(folder / f"story{ending}", vocab_size)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "above" / "model"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def added_token(token: int, text: str, special: bool = True) -> dict[str, Any]:
+    return {"id": token, "content": text, "special": special}
+
+
+def test_a_folder_without_a_tokenizer(folder: Path) -> None:
+    v.write_json(folder / "tokenizer_config.json", {"bos_token": "<s>"})
+    assert from_folder(folder, 340) == {}
+
+
+def test_sentencepiece_as_it_is(folder: Path) -> None:
+    (folder / "tokenizer.model").write_bytes(SPM)
+    assert from_folder(folder, 340) == {".tokenizer.model": SPM}
+    v.write_json(folder / "tokenizer.json", SPM_JSON)  # says nothing new
+    assert from_folder(folder, 340) == {".tokenizer.model": SPM}
+
+
+@pytest.mark.parametrize("where", ["tokenizer.json", "tokenizer_config.json", "added_tokens.json"])
+def test_sentencepiece_with_added_tokens(folder: Path, tmp_path: Path, where: str) -> None:
+    (folder / "tokenizer.model").write_bytes(SPM)
+    names = {340: "<|im_end|>", 341: "<|im_start|>", 345: "<s>", 400: "<far>"}
+    content = {
+        "tokenizer.json": {"added_tokens": [added_token(i, text, False) for i, text in names.items()]},
+        "tokenizer_config.json": {
+            "added_tokens_decoder": {str(i): {"content": text} for i, text in names.items()}
+        },
+        "added_tokens.json": {text: i for i, text in names.items()},
+    }[where]
+    v.write_json(folder / where, content)
+    files = from_folder(folder, 350)
+    tokenizer = loaded(files, tmp_path / "out", 350)
+    assert tokenizer.special_tokens["<|im_end|>"] == 340
+    assert tokenizer.special_tokens["<s>"] == 1
+    assert tokenizer.eos_ids == {2, 340}
+    assert "<|unused_0|>" in tokenizer.special_tokens
+    assert "<far>" not in tokenizer.special_tokens
+    assert tokenizer.encode(TEXT) == load_tokenizer(folder / "tokenizer.model").encode(TEXT)
+    assert files.keys() - {".tokenizer_config.json"} == {".tokenizer.model"}
+
+
+def test_added_tokens_that_are_text(folder: Path, tmp_path: Path) -> None:
+    (folder / "tokenizer.model").write_bytes(SPM)
+    v.write_json(folder / "tokenizer.json", {"added_tokens": [added_token(340, "<think>", False)]})
+    tokenizer = loaded(from_folder(folder, 341), tmp_path / "out", 341)
+    assert tokenizer.encode("<think>")[-1] == 340
+    assert tokenizer.decode_bytes(340) == b"<think>"
+
+
+def test_tokens_that_a_json_calls_otherwise(folder: Path, tmp_path: Path) -> None:
+    """Fine-tunes rename tokens: then the JSON is right."""
+    (folder / "tokenizer.model").write_bytes(SPM)
+    document = json.loads(json.dumps(SPM_JSON))
+    del document["model"]["vocab"][SPM_PIECES[339]]
+    document["model"]["merges"] = [
+        pair for pair in document["model"]["merges"] if SPM_PIECES[339] not in (*pair, "".join(pair))
+    ]
+    document["added_tokens"].append(added_token(339, "<|im_end|>"))
+    v.write_json(folder / "tokenizer.json", document)
+    tokenizer = loaded(from_folder(folder, 340), tmp_path / "out", 340)
+    assert tokenizer.special_tokens["<|im_end|>"] == 339
+
+
+SPM_PIECES = [piece[0] for piece in read_pieces(SPM)]
+
+
+@pytest.mark.parametrize("size", [340, 352])
+def test_sentencepiece_in_json(folder: Path, tmp_path: Path, size: int) -> None:
+    v.write_json(folder / "tokenizer.json", SPM_JSON)
+    files = from_folder(folder, size)
+    tokenizer = loaded(files, tmp_path / "out", size)
+    assert tokenizer.format == "sentencepiece"
+    assert (tokenizer.bos_id, tokenizer.adds_bos) == (1, True)
+    assert tokenizer.encode(TEXT) == loaded({".tokenizer.model": SPM}, tmp_path / "as is", 340).encode(TEXT)
+
+
+def test_a_sentencepiece_vocabulary_without_bos_in_front(folder: Path, tmp_path: Path) -> None:
+    v.write_json(folder / "tokenizer.json", SPM_JSON | {"post_processor": None})
+    assert not loaded(from_folder(folder, 340), tmp_path / "out", 340).adds_bos
+
+
+def test_byte_level_json_as_it_is(folder: Path) -> None:
+    path = v.write_json(folder / "tokenizer.json", v.smollm_document())
+    assert from_folder(folder, SMOLLM_SIZE) == {".tokenizer.json": path.read_bytes()}
+    v.write_json(folder / "tokenizer_config.json", {"eos_token": "<|im_end|>"})
+    files = from_folder(folder, SMOLLM_SIZE)
+    assert json.loads(files[".tokenizer_config.json"]) == {"eos_token": "<|im_end|>"}
+
+
+def test_byte_level_json_is_padded(folder: Path, tmp_path: Path) -> None:
+    document = json.loads(json.dumps(SMOLLM_JSON))
+    document["added_tokens"].append(
+        document["added_tokens"][0] | {"id": SMOLLM_SIZE, "content": "<|unused_0|>"}
+    )
+    v.write_json(folder / "tokenizer.json", document)
+    files = from_folder(folder, SMOLLM_SIZE + 3)
+    tokenizer = loaded(files, tmp_path / "out", SMOLLM_SIZE + 3)
+    assert [text for text in tokenizer.special_tokens if "unused" in text] == [
+        "<|unused_0|>", "<|unused_1|>", "<|unused_2|>",
+    ]  # fmt: skip
+    library = pytest.importorskip("tokenizers").Tokenizer.from_str(files[".tokenizer.json"].decode())
+    assert library.get_vocab_size() == SMOLLM_SIZE + 3
+    assert library.token_to_id("<|unused_2|>") == SMOLLM_SIZE + 2
+
+
+def test_added_tokens_without_an_embedding_are_left_out(folder: Path, tmp_path: Path) -> None:
+    document = v.smollm_document()
+    document["added_tokens"] += [added_token(SMOLLM_SIZE + i, f"<pad{i}>") for i in range(2)]
+    document["model"]["vocab"]["<pad1>"] = SMOLLM_SIZE + 1
+    v.write_json(folder / "tokenizer.json", document)
+    tokenizer = loaded(from_folder(folder, SMOLLM_SIZE), tmp_path / "out", SMOLLM_SIZE)
+    assert "<pad0>" not in tokenizer.special_tokens
+
+
+def test_a_chat_template_in_a_file_of_its_own(folder: Path) -> None:
+    v.write_json(folder / "tokenizer.json", v.smollm_document())
+    (folder / "chat_template.jinja").write_text(SMOLLM2_INSTRUCT, "utf-8")
+    config = json.loads(from_folder(folder, SMOLLM_SIZE)[".tokenizer_config.json"])
+    assert config["chat_template"] == SMOLLM2_INSTRUCT
+    v.write_json(folder / "tokenizer_config.json", {"chat_template": "its own"})
+    config = json.loads(from_folder(folder, SMOLLM_SIZE)[".tokenizer_config.json"])
+    assert config["chat_template"] == "its own"
+
+
+@pytest.mark.parametrize("where", ["tokenizer.model", "original/tokenizer.model", "../tokenizer.model"])
+def test_llama3(folder: Path, where: str) -> None:
+    (folder / "original").mkdir()
+    path = v.write_tiktoken(folder / where, PIECES)
+    assert from_folder(folder, RANKS_SIZE) == {".tokenizer.model": path.read_bytes()}
+    if where != "../tokenizer.model":  # which may be of anything
+        with pytest.raises(TokenizerError, match=f"expected {RANKS_SIZE + 1} tokens.* found {RANKS_SIZE}"):
+            from_folder(folder, RANKS_SIZE + 1)
+    # A JSON beside it knows the names that a fine-tune gave to special tokens.
+    document = v.llama3_document(PIECES)
+    document["added_tokens"][5]["content"] = "<|im_end|>"
+    v.write_json(folder / "tokenizer.json", document)
+    assert from_folder(folder, RANKS_SIZE).keys() == {".tokenizer.json"}
+
+
+def test_llama2_of_meta(folder: Path) -> None:
+    (folder.parent / "tokenizer.model").write_bytes(SPM)
+    assert from_folder(folder, 340) == {".tokenizer.model": SPM}
+    assert from_folder(folder, 341) == {}
+
+
+@pytest.mark.parametrize("size", [339, 340 + MAX_PADDING + 1, 1 << 24])
+@pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.json"])
+def test_another_size(folder: Path, name: str, size: int) -> None:
+    if name == "tokenizer.model":
+        (folder / name).write_bytes(SPM)
+    else:
+        v.write_json(folder / name, SPM_JSON)
+    with pytest.raises(
+        TokenizerError, match=f"expected {size} tokens, as the model has, found 340"
+    ) as raised:
+        from_folder(folder, size)
+    assert raised.value.message.startswith(str(folder / name))
+    assert raised.value.hint
+
+
+DAMAGED = {
+    "tokenizer.model": [b"", b"version https://git-lfs", SPM[:1000], b"\n\x05\n\x09abc"],
+    "tokenizer.json": [
+        b"", b"{}", b"[" * 100_000, b'{"model": {"vocab": {"a": 1180591620717411303424}}}',
+        b'{"model": {"vocab": {"a": 0}}, "added_tokens": 5}',
+        b'{"model": {"vocab": {"a": 0}, "byte_fallback": true}, "added_tokens": [{"id": [], "content": 5}]}',
+        b'{"model": {"vocab": {"a": NaN}}}',
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "data"), [(name, data) for name, all_data in DAMAGED.items() for data in all_data]
+)
+def test_damaged_files(folder: Path, name: str, data: bytes) -> None:
+    (folder / name).write_bytes(data)
+    with pytest.raises(TokenizerError) as raised:
+        from_folder(folder, 340)
+    assert raised.value.message.startswith(str(folder / name))
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"added_tokens_decoder": 5}', b'{"a": {"id": "x"}}'])
+def test_damaged_files_beside_it_say_nothing(folder: Path, data: bytes) -> None:
+    (folder / "tokenizer.model").write_bytes(SPM)
+    for name in ("tokenizer_config.json", "added_tokens.json"):
+        (folder / name).write_bytes(data)
+    assert from_folder(folder, 340)[".tokenizer.model"] == SPM
+
+
+def test_beside_a_model(tmp_path: Path) -> None:
+    model = tmp_path / "story.bin"
+    model.write_bytes(b"")
+    assert beside(model, 340) == {}
+    binary = v.sentencepiece_as_bin(tmp_path / "tokenizer.bin", SPM)
+    assert beside(model, 340) == {".tokenizer.bin": binary.read_bytes()}
+    assert beside(model, 341) == {}
+    v.write_json(tmp_path / "story.tokenizer.json", v.smollm_document())
+    v.write_json(tmp_path / "story.tokenizer_config.json", {"eos_token": "x"})
+    files = beside(model, SMOLLM_SIZE)
+    assert files.keys() == {".tokenizer.json", ".tokenizer_config.json"}
+    with pytest.raises(TokenizerError, match=f"expected 5 tokens.* found {SMOLLM_SIZE}"):
+        from_file(tmp_path / "story.tokenizer.json", 5)
+
+
+KINDS = {
+    "sentencepiece": "llama2",
+    "sentencepiece json": "zephyr",
+    "llama2 bin": "zephyr",
+    "tiktoken": "llama3",
+    "llama3 bin": "llama3",
+    "llama3 json": "llama3",
+    "smollm json": "chatml",
+}
+"""Of tokenizer, and a chat format that goes with it."""
+
+
+def tokenizer_file(kind: str, folder: Path) -> Path:
+    if kind == "sentencepiece":
+        (folder / "t.model").write_bytes(SPM)
+        return folder / "t.model"
+    if kind == "llama2 bin":
+        return v.sentencepiece_as_bin(folder / "t.bin", SPM)
+    if kind == "tiktoken":
+        return v.write_tiktoken(folder / "t.model", PIECES)
+    if kind == "llama3 bin":
+        return v.write_llama3_bin(folder / "t.bin", PIECES)
+    documents = {"sentencepiece json": SPM_JSON, "llama3 json": LLAMA3_JSON, "smollm json": SMOLLM_JSON}
+    return v.write_json(folder / "t.json", documents[kind])
+
+
+def hf_folder(kind: str, folder: Path) -> tuple[Tokenizer, Path]:
+    """Our tokenizer, and a folder for Hugging Face made of its file."""
+    path = tokenizer_file(kind, folder)
+    tokenizer = load_tokenizer(path)
+    size = tokenizer.vocab_size
+    config = ModelConfig(32, 48, 2, 4, 2, size, 64, chat_format=KINDS[kind])
+    out = folder / "hf"
+    out.mkdir()
+    for name, data in for_hf(from_file(path, size), config).items():
+        (out / name).write_bytes(data)
+    v.write_json(out / "config.json", {"model_type": "llama", "vocab_size": size})
+    return tokenizer, out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_for_huggingface(tmp_path: Path, kind: str) -> None:
+    tokenizer, out = hf_folder(kind, tmp_path)
+    is_spm = "sentencepiece" in kind or kind == "llama2 bin"
+    names = {"tokenizer.json", "tokenizer_config.json", "config.json"}
+    assert {path.name for path in out.iterdir()} == names | ({"tokenizer.model"} if is_spm else set())
+    config = json.loads((out / "tokenizer_config.json").read_bytes())
+    assert format_of(config["chat_template"]) == KINDS[kind]
+    assert config["model_max_length"] == 64
+    assert config["add_bos_token"] is tokenizer.adds_bos
+    assert tokenizer.special_tokens[config["bos_token"]] == tokenizer.bos_id
+    end = {"llama2": "</s>", "zephyr": "</s>", "llama3": "<|eot_id|>", "chatml": "<|im_end|>"}[KINDS[kind]]
+    assert config["eos_token"] == end
+    # Each file by itself, and what is made of the folder, give our ids.
+    for path in (out / "tokenizer.json", out / "tokenizer.model"):
+        if path.exists():
+            back = load_tokenizer(path, tokenizer.vocab_size)
+            assert back.encode(TEXT, bos=True) == tokenizer.encode(TEXT, bos=True)
+    back = loaded(from_folder(out, tokenizer.vocab_size), tmp_path / "back", tokenizer.vocab_size)
+    assert back.encode(TEXT, bos=True) == tokenizer.encode(TEXT, bos=True)
+    assert (back.bos_id, back.adds_bos) == (tokenizer.bos_id, tokenizer.adds_bos)
+    assert back.eos_ids >= {tokenizer.special_tokens[end]}
+
+
+def test_what_the_source_says_is_kept() -> None:
+    config = ModelConfig(32, 48, 2, 4, 2, SMOLLM_SIZE, 64, chat_format="chatml")
+    told = {
+        "eos_token": "<|endoftext|>",
+        "chat_template": SMOLLM2_INSTRUCT,
+        "tokenizer_class": "GPT2Tokenizer",
+    }
+    document = json.dumps(v.smollm_document()).encode()
+    made = for_hf({".tokenizer.json": document, ".tokenizer_config.json": json.dumps(told).encode()}, config)
+    assert made["tokenizer.json"] == document
+    assert json.loads(made["tokenizer_config.json"]).items() >= told.items()
+
+
+def test_nothing_for_huggingface() -> None:
+    assert for_hf({}, ModelConfig(32, 48, 2, 4, 2, 340, 64)) == {}
+
+
+def test_a_unigram_model_has_no_json() -> None:
+    model = v.train_sentencepiece(model_type="unigram", vocab_size=292)
+    made = for_hf({".tokenizer.model": model}, ModelConfig(32, 48, 2, 4, 2, 292, 64))
+    assert made.keys() == {"tokenizer.model", "tokenizer_config.json"}
+    assert made["tokenizer.model"] == model
+    assert "chat_template" not in json.loads(made["tokenizer_config.json"])
+
+
+TEXTS = [TEXT, "  two  spaces", " ", "", "\n\n x", "日本 a\0b", "the cat " * 50]
+CONVERSATION = [
+    Message("system", "Be kind."),
+    Message("user", "Hello"),
+    Message("assistant", "Hi!"),
+    Message("user", "More?"),
+]
+
+
+@pytest.fixture(scope="module")
+def transformers() -> Iterable[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield pytest.importorskip("transformers")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers_gives_our_ids(tmp_path: Path, transformers: Any, kind: str) -> None:
+    tokenizer, out = hf_folder(kind, tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(out)
+    assert len(theirs) == tokenizer.vocab_size
+    for text in TEXTS:
+        assert theirs.encode(text, add_special_tokens=False) == tokenizer.encode(text)
+        assert theirs.encode(text) == tokenizer.encode(text, bos=tokenizer.adds_bos)
+    turns = [{"role": message.role, "content": message.content} for message in CONVERSATION]
+    ids = theirs.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    assert ids == CHAT_FORMATS[KINDS[kind]].render(tokenizer, CONVERSATION)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["llama2_tokenizer.model", "llama2_tokenizer.bin", "llama3_tokenizer.model"])
+def test_real_tokenizers_for_huggingface(real_data: Path, tmp_path: Path, name: str) -> None:
+    shutil.copy(real_data / "tokenizers" / name, tmp_path)
+    tokenizer = load_tokenizer(tmp_path / name)
+    config = ModelConfig(32, 48, 2, 4, 2, tokenizer.vocab_size, 64)
+    data = for_hf(from_file(tmp_path / name, tokenizer.vocab_size), config)["tokenizer.json"]
+    text = (real_data / "data" / "tinystories_valid.txt").read_text("utf-8")[:20_000]
+    library = pytest.importorskip("tokenizers").Tokenizer.from_str(data.decode())
+    assert library.encode(text).ids == tokenizer.encode(text, bos=True)
