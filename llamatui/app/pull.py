@@ -1,9 +1,9 @@
 """`llamatui pull`: from a name to a model that runs.
 
-    look up -> download into downloads/<owner>--<name>/ -> export into its folder export/ -> move to models/
+    look up -> download into downloads/<owner>--<name>/ -> export into models/.<name>.part/ -> move to models/
 
-Until the last move nothing of it is in the models folder, and that moves the model file last: what is listed
-is whole. Downloads are kept until then, so a pull that failed or was stopped goes on where it was.
+Until the last move nothing of it is listed, and that moves the model file last: what is listed is whole.
+Downloads are kept until then, so a pull that failed or was stopped goes on where it was.
 """
 
 import json
@@ -158,19 +158,23 @@ def pull(
         fetched = fetch(repository, files, folder, room=room, progress=progress)
         if wanted.tokenizer:
             fetched.append(_bring_tokenizer(wanted.tokenizer, folder / wanted.file))
-        staged = folder / "export"
+        # Beside where it goes, which may be another disk than that of the downloads.
+        staged = library.models_folder() / f".{wanted.name}.part"
         with _disk(staged):
             shutil.rmtree(staged, ignore_errors=True)
-            staged.mkdir()
+            staged.mkdir(parents=True)
         model = staged / f"{wanted.name}.bin"
-        if wanted.file.endswith(".bin") and version is None and group_size is None:
-            notes = _move_bin(folder / wanted.file, model)
-        else:
-            step("exporting")
-            notes = _export(folder, wanted.file, model, version, group_size, progress)
-        with _disk(staged):
-            _write_origin(model.with_suffix(".json"), wanted, repository, fetched)
-            path = _install(staged, model.name)
+        try:
+            if wanted.file.endswith(".bin") and version is None and group_size is None:
+                notes = _move_bin(folder / wanted.file, model)
+            else:
+                step("exporting")
+                notes = _export(folder, wanted.file, model, version, group_size, progress)
+            with _disk(staged):
+                _write_origin(model.with_suffix(".json"), wanted, repository, fetched)
+                path = _install(staged, model.name)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
     return Pulled(wanted.name, path, is_new=True, notes=tuple(notes))
 
@@ -314,8 +318,8 @@ def _move_bin(model: Path, target: Path) -> list[str]:
     tokenizer = find_tokenizer(model, vocab_size)
     with _disk(target):
         if tokenizer:
-            tokenizer.replace(target.with_name(f"{target.stem}.tokenizer{tokenizer.suffix}"))
-        model.replace(target)
+            shutil.move(tokenizer, target.with_name(f"{target.stem}.tokenizer{tokenizer.suffix}"))
+        shutil.move(model, target)
     if tokenizer or find_tokenizer(target, vocab_size, library.tokenizers_folder()):
         return []
     known = catalogue.tokenizer_for(vocab_size)
@@ -371,7 +375,6 @@ def _write_origin(path: Path, wanted: Target, repository: Repository, fetched: S
 def _install(staged: Path, model: str) -> Path:
     """Moves all that was staged into the models folder, the model itself last."""
     models = library.models_folder()
-    models.mkdir(parents=True, exist_ok=True)
     # A tokenizer that was here before belongs to another model.
     library.delete([models / f"{Path(model).stem}{end}" for end in library.TOKENIZER_ENDS])
     for path in sorted(staged.iterdir(), key=lambda path: path.name == model):

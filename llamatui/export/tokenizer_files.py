@@ -87,6 +87,11 @@ def from_folder(folder: Path, vocab_size: int) -> TokenizerFiles:
     above = folder.parent / "tokenizer.model"
     if not files and above.is_file():
         files = _fitting(above, vocab_size)
+    decoder = config.get("added_tokens_decoder")
+    if isinstance(decoder, dict):
+        config["added_tokens_decoder"] = {
+            i: token for i, token in decoder.items() if i.isdecimal() and len(i) < 9 and int(i) < vocab_size
+        }
     if files and config:
         files[CONFIG] = _dumped(config)
     return files
@@ -149,6 +154,8 @@ def for_hf(files: TokenizerFiles, config: ModelConfig) -> dict[str, bytes]:
     elif kind != "json":
         # Not LlamaTokenizer: that one ignores how the JSON treats spaces at the start of a text.
         told["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if not template_text(told.get("chat_template")):
+        told.pop("chat_template", None)
     return made | {"tokenizer_config.json": _dumped(_hf_config(tokenizer, config) | told)}
 
 
@@ -260,7 +267,7 @@ def _from_json(path: Path, config: Json, vocab_size: int) -> TokenizerFiles:
         with reported_damage():
             changed = _fit(path, document, vocab_size)
         if not document["model"].get("byte_fallback"):
-            return _checked({JSON: _dumped(document) if changed else data}, path, vocab_size)
+            return _checked({JSON: _dumped(document, indent=None) if changed else data}, path, vocab_size)
         config.setdefault("add_bos_token", starts_with_bos(document))
         return _checked({MODEL: sentencepiece_from_hf_json(document, config)}, path, vocab_size)
     except TokenizerError as error:
@@ -332,9 +339,9 @@ def _object(data: bytes) -> Json:
     return found if isinstance(found, dict) else {}
 
 
-def _dumped(document: Json) -> bytes:
+def _dumped(document: Json, indent: int | None = 2) -> bytes:
     # Half of a surrogate pair, which JSON can hold, is written as JSON writes it.
-    text = json.dumps(document, ensure_ascii=False, indent=2)
+    text = json.dumps(document, ensure_ascii=False, indent=indent)
     return text.encode("utf-8", "backslashreplace")
 
 

@@ -6,6 +6,7 @@ all of its own must be there, as it writes them, and none of another format.
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 
 _GLUE = r"""['"\s+~{}-]*?"""
 """What stands between two pieces of text in a template: quotes, `+`, `~`, braces."""
@@ -73,10 +74,11 @@ def format_of(template: str) -> str:
     return ""
 
 
-_TAG = re.compile(r"\{%-?\s*(if|elif|else|endif)\b(.*?)-?%\}", re.DOTALL)
+_TAG = re.compile(r"\{%-?\s*(if|elif|else|endif)\b((?:(?!\{%|-?%\}).)*)-?%\}", re.DOTALL)
 _SYSTEM = re.compile(
     r"""(['"])<\|im_start\|>system(?:\\n|\n)((?:\\.|(?!\1|<\|im_end\|>|\\).)+)<\|im_end\|>""", re.DOTALL
 )
+_MOST_SYSTEMS = 8  # a template has one or two; each costs a scan of all that is before it
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
 
 
@@ -88,7 +90,7 @@ def default_system(template: str) -> str:
     """
     if format_of(template) != "chatml":
         return ""
-    for match in _SYSTEM.finditer(template):
+    for match in islice(_SYSTEM.finditer(template), _MOST_SYSTEMS):
         if any(map(_lacks_system, _branches(template, match.start()))):
             return re.sub(
                 r"\\(.)", lambda escape: _ESCAPES.get(escape[1], escape[1]), match[2], flags=re.DOTALL

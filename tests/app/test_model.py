@@ -9,8 +9,8 @@ import llamatui
 from llamatui.app.library import tokenizers_folder
 from llamatui.app.model import load_model
 from llamatui.backends.checkpoint_writer import write_checkpoint
-from llamatui.errors import ModelError
-from tests.tiny import TINY, random_weights, write_tokenizer_bin
+from llamatui.errors import ModelError, TokenizerMissingError
+from tests.tiny import CHATML_TINY, TINY, random_weights, write_chat_tokenizer, write_tokenizer_bin
 
 
 def test_the_public_api(tiny_model: Path) -> None:
@@ -47,3 +47,60 @@ def test_progress_is_told(tiny_model: Path) -> None:
     steps: list[str] = []
     load_model(tiny_model, progress=steps.append)
     assert len(steps) == 3
+
+
+@pytest.fixture
+def chat_model(tmp_path: Path) -> Path:
+    """One whose format only the tokenizer's chat template tells."""
+    write_checkpoint(tmp_path / "m.bin", replace(CHATML_TINY, chat_format=""), 1, random_weights(CHATML_TINY))
+    write_chat_tokenizer(tmp_path / "m.tokenizer.json")
+    return tmp_path / "m.bin"
+
+
+def test_a_model_chats(chat_model: Path) -> None:
+    model = llamatui.load(chat_model, threads=1)
+    chat = model.chat(temperature=0.0)
+    assert chat.system == "You are tiny"
+    answer = chat.send("hello")
+    assert [(turn.role, turn.content) for turn in chat.turns] == [("user", "hello"), ("assistant", answer)]
+    assert "".join(model.chat(temperature=0.0).stream("hello")) == answer
+    assert model.chat("").system == ""
+
+
+def test_an_answer_that_is_left_early_is_kept(chat_model: Path) -> None:
+    chat = llamatui.load(chat_model, threads=1).chat(seed=1)
+    pieces = chat.stream("hello")
+    first = next(pieces)
+    pieces.close()
+    assert chat.turns[-1].content == first
+    chat.send("go on")
+    assert len(chat.turns) == 4
+
+
+def test_a_model_generates_until_a_stop_sequence(tiny_model: Path) -> None:
+    model = llamatui.load(tiny_model, threads=1)
+    text = model.generate("the", seed=3, max_tokens=20)
+    assert text == "".join(model.stream("the", seed=3, max_tokens=20))
+    assert model.generate("the", seed=3, max_tokens=20, stop=[text[4]]) == text[: text.index(text[4])]
+
+
+def test_an_unknown_chat_template_beside_the_tokenizer_is_told(chat_model: Path) -> None:
+    config = chat_model.with_name("m.tokenizer_config.json")
+    config.write_text('{"chat_template": "<start_of_turn>{{ messages }}"}')
+    with pytest.raises(ModelError, match="chat format") as caught:
+        _ = load_model(chat_model).chat_format
+    assert "--chat-format" in caught.value.hint
+    assert load_model(chat_model, chat_format="chatml").chat_format.name == "chatml"
+
+
+def test_a_missing_tokenizer_knows_which_would_do(tmp_path: Path) -> None:
+    config = replace(TINY, vocab_size=32000)
+    write_checkpoint(tmp_path / "m.bin", config, 0, random_weights(config))
+    with pytest.raises(TokenizerMissingError) as caught:
+        load_model(tmp_path / "m.bin")
+    assert caught.value.pull == "llama2-tokenizer"
+    write_checkpoint(tmp_path / "n.bin", TINY, 0, random_weights(TINY))
+    with pytest.raises(TokenizerMissingError) as caught:
+        load_model(tmp_path / "n.bin")
+    assert caught.value.pull == ""
+    assert "-z" in caught.value.hint

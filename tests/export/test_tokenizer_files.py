@@ -179,8 +179,13 @@ def test_added_tokens_without_an_embedding_are_left_out(folder: Path, tmp_path: 
     document["added_tokens"] += [added_token(SMOLLM_SIZE + i, f"<pad{i}>") for i in range(2)]
     document["model"]["vocab"]["<pad1>"] = SMOLLM_SIZE + 1
     v.write_json(folder / "tokenizer.json", document)
-    tokenizer = loaded(from_folder(folder, SMOLLM_SIZE), tmp_path / "out", SMOLLM_SIZE)
+    decoder = {str(token["id"]): token for token in document["added_tokens"]}
+    v.write_json(folder / "tokenizer_config.json", {"added_tokens_decoder": decoder})
+    files = from_folder(folder, SMOLLM_SIZE)
+    tokenizer = loaded(files, tmp_path / "out", SMOLLM_SIZE)
     assert "<pad0>" not in tokenizer.special_tokens
+    config = json.loads(files[".tokenizer_config.json"])
+    assert config["added_tokens_decoder"].keys() == {"0", "1", "2"}
 
 
 def test_a_chat_template_in_a_file_of_its_own(folder: Path) -> None:
@@ -349,6 +354,15 @@ def test_what_the_source_says_is_kept() -> None:
     made = for_hf({".tokenizer.json": document, ".tokenizer_config.json": json.dumps(told).encode()}, config)
     assert made["tokenizer.json"] == document
     assert json.loads(made["tokenizer_config.json"]).items() >= told.items()
+
+
+def test_a_template_that_is_null_is_none() -> None:
+    files = {
+        ".tokenizer.json": json.dumps(SMOLLM_JSON).encode(),
+        ".tokenizer_config.json": b'{"chat_template": null}',
+    }
+    config = ModelConfig(32, 48, 2, 4, 2, SMOLLM_SIZE, 64, chat_format="chatml")
+    assert format_of(json.loads(for_hf(files, config)["tokenizer_config.json"])["chat_template"]) == "chatml"
 
 
 def test_nothing_for_huggingface() -> None:

@@ -1,5 +1,6 @@
 """Chat templates are recognised by their markers, and ours render what our formats do."""
 
+import time
 from typing import Any
 
 import pytest
@@ -60,10 +61,25 @@ def test_a_system_message_for_other_conversations_is_no_default() -> None:
     assert default_system(SMOLLM2_INSTRUCT.replace("!= 'system'", "== 'system'")) == ""
 
 
-def test_no_text_takes_long() -> None:
-    for text in ("{% if ", "<|im_start|>system\n'\\", "'<|im_start|>system\n", "<|user|>\n' + x", "{{ '" * 3):
-        format_of(text * 20_000)
-        default_system(SMOLLM2_INSTRUCT + text * 2_000)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% if ", "{% if a %}", "{%-", "<|im_start|>system\n'\\", "'<|im_start|>system\n", "\"'", "{{ '",
+        "'<|im_start|>system\na<|im_end|>'", "<|user|>\n' + x", "<|im_end|> ", "\n ", "[INST] ", "<|a",
+    ],
+)  # fmt: skip
+def test_no_text_takes_long(text: str) -> None:
+    start = time.perf_counter()
+    for before in (
+        "<|im_end|>",
+        "<|im_start|>",
+        "'<|im_start|>system\n",
+        "<|user|>\n' + ",
+        "<|end_header_id|>",
+    ):
+        format_of(before + text * (200_000 // len(text)))
+        default_system(text * (200_000 // len(text)) + SMOLLM2_INSTRUCT + before)
+    assert time.perf_counter() - start < 5
 
 
 @pytest.mark.parametrize(

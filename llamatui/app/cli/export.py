@@ -86,6 +86,7 @@ def export(
 
         with progress_bar(to_hf.name) as progress:
             export_hf(source, to_hf, progress=progress)
+        forget_download(source)
         print(f"{to_hf}: written in {time.perf_counter() - began:.1f} s", file=sys.stderr)
         return
     assert out is not None
@@ -93,6 +94,7 @@ def export(
 
     with progress_bar(out.name) as progress:
         report = export_bin(source, out, version=version, group_size=group_size, progress=progress)
+    forget_download(source)
     for line in summary(source, out, report, group_size, time.perf_counter() - began):
         print(line, file=sys.stderr)
 
@@ -124,6 +126,16 @@ def open_source(flag: str, value: str) -> "Source":
     from llamatui.export.bin_file import open_bin
 
     return open_bin(path)
+
+
+def forget_download(source: "Source") -> None:
+    """Deletes what `--hf REPO` fetched; a folder of the user's own stays, of course."""
+    import shutil
+
+    from llamatui.app.library import downloads_folder
+
+    if source.path.is_relative_to(downloads_folder()):
+        shutil.rmtree(source.path, ignore_errors=True)
 
 
 def is_repository(name: str) -> bool:

@@ -1,0 +1,133 @@
+"""`llamatui export` as a shell sees it, and GGUF files in place of a .bin."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llamatui.app.gguf_cache import cache_folder
+from llamatui.app.model import load_model
+from llamatui.backends.checkpoint import Checkpoint
+from llamatui.backends.checkpoint_writer import write_checkpoint
+from tests.app.test_cli import run, run_json
+from tests.export.hf_models import write_folder
+from tests.export.tiny_gguf import bpe_metadata, write_gguf
+from tests.tiny import CHATML_TINY, random_weights, write_chat_tokenizer
+
+
+def test_a_gguf_file_becomes_a_bin_that_generates(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf", metadata=bpe_metadata())
+    result = run("export", tmp_path / "m.bin", "--gguf", tmp_path / "m.gguf")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == b""
+    assert b"tokenizer: m.tokenizer.json" in result.stderr
+    assert Checkpoint(tmp_path / "m.bin").version == 1
+    assert run("generate", tmp_path / "m.bin", "-i", "the", "-n", 8, "-s", 1).returncode == 0
+
+
+def test_the_report_of_a_q8_0_export(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "hf")
+    result = run("export", tmp_path / "m.bin", "--hf", folder, "--version", 2, "--group-size", 64)
+    assert result.returncode == 0, result.stderr
+    assert b"Q8_0 in groups of 16" in result.stderr
+    assert b"groups of 64 do not divide dim 32 and hidden_dim 48" in result.stderr
+    assert b"error of a group: at most 0.0" in result.stderr
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "m.bin", CHATML_TINY, 1, random_weights(CHATML_TINY))
+    write_chat_tokenizer(tmp_path / "m.tokenizer.json")
+    assert run("export", "--to-hf", tmp_path / "hf", "--bin", tmp_path / "m.bin").returncode == 0
+    assert run("export", tmp_path / "again.bin", "--hf", tmp_path / "hf").returncode == 0
+    assert (tmp_path / "again.bin").read_bytes() == (tmp_path / "m.bin").read_bytes()
+    assert load_model(tmp_path / "again.bin").default_system == "You are tiny"
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        (["m.bin"], b"expected exactly one source, found none"),
+        (["m.bin", "--gguf", "a", "--bin", "b"], b"expected exactly one source, found --gguf and --bin"),
+        (["--bin", "b"], b"expected one place to write to, found none"),
+        (
+            ["m.bin", "--to-hf", "d", "--bin", "b"],
+            b"expected one place to write to, found OUT.bin and --to-hf",
+        ),
+        (["--to-hf", "d", "--bin", "b", "--version", "1"], b"--version and --group-size are of .bin files"),
+    ],
+)
+def test_wrong_usage(args: list[str], problem: bytes) -> None:
+    result = run("export", *args)
+    assert result.returncode == 2
+    assert problem in result.stderr
+
+
+@pytest.mark.parametrize("flag", ["--hf", "--meta-llama", "--checkpoint", "--gguf", "--bin"])
+def test_a_source_that_is_not_there(flag: str, tmp_path: Path) -> None:
+    result = run("export", tmp_path / "m.bin", flag, tmp_path / "none")
+    assert result.returncode in (1, 3)  # 1 where the package that reads it is not installed
+    assert b"Traceback" not in result.stderr
+    assert b"try:" in result.stderr
+    assert not (tmp_path / "m.bin").exists()
+
+
+def test_gguf_files_run_as_they_are_and_are_converted_once(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf", metadata=bpe_metadata())
+    first = run("generate", tmp_path / "m.gguf", "-i", "the", "-n", 8, "-s", 1, "-q")
+    assert first.returncode == 0, first.stderr
+    assert b"converting" in first.stderr
+    second = run("generate", tmp_path / "m.gguf", "-i", "the", "-n", 8, "-s", 1, "-q")
+    assert b"converting" not in second.stderr
+    assert first.stdout == second.stdout
+    (tmp_path / "m.gguf").rename(tmp_path / "by its contents, not its name.bin")
+    third = run("generate", tmp_path / "by its contents, not its name.bin", "-i", "the", "-n", 8, "-s", 1)
+    assert third.stdout == first.stdout
+    assert len(list(cache_folder().iterdir())) == 1
+
+
+def test_a_damaged_gguf_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", metadata=bpe_metadata())
+    path.write_bytes(path.read_bytes()[:-1000])
+    result = run("generate", path)
+    assert result.returncode == 3
+    assert not cache_folder().exists() or not list(cache_folder().iterdir())
+
+
+def test_a_missing_tokenizer_tells_a_script_the_exact_command(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    config = replace(CHATML_TINY, vocab_size=32000, chat_format="", bos_id=-1, eos_ids=())
+    write_checkpoint(tmp_path / "m.bin", config, 0, random_weights(config))
+    content = run_json("generate", tmp_path / "m.bin", code=3)
+    assert content["error"]["code"] == "tokenizer_missing"
+    result = run("generate", tmp_path / "m.bin")
+    assert result.returncode == 3
+    assert b"try: llamatui pull llama2-tokenizer\n" in result.stderr
+
+
+def test_the_tokenizer_is_found_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    write_checkpoint(tmp_path / "models" / "m.bin", CHATML_TINY, 1, random_weights(CHATML_TINY))
+    write_chat_tokenizer(tmp_path / "tokenizer.json")
+    monkeypatch.chdir(tmp_path)
+    assert run("generate", tmp_path / "models" / "m.bin", "-i", "a", "-n", 3).returncode == 0
+
+
+def test_an_unknown_chat_template_is_never_guessed(tmp_path: Path) -> None:
+    template = "{% for m in messages %}<start_of_turn>{{ m['content'] }}<end_of_turn>{% endfor %}"
+    metadata = bpe_metadata() | {"tokenizer.chat_template": template}
+    write_gguf(tmp_path / "m.gguf", metadata=metadata)
+    exported = run("export", tmp_path / "m.bin", "--gguf", tmp_path / "m.gguf")
+    assert b"--chat-format" in exported.stderr
+    result = run("chat", tmp_path / "m.bin", stdin=b"hello\n")
+    assert result.returncode == 3
+    assert b"--chat-format" in result.stderr
+    assert run("chat", tmp_path / "m.bin", "--chat-format", "chatml", stdin=b"").returncode == 0
+
+
+def test_inspect_shows_what_a_gguf_became(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf", metadata=bpe_metadata())
+    content = json.loads(run("inspect", tmp_path / "m.gguf", "--json").stdout)
+    assert content["tokenizer"]["path"].endswith("m.tokenizer.json")
