@@ -24,7 +24,7 @@ from llamatui.backends.q8_0 import FloatArray, Q8Tensor, fit_group_size
 from llamatui.errors import CheckpointError, TokenizerError
 from llamatui.export.gguf_header import GgufHeader, GgufTensor, Metadata, read_gguf_header
 from llamatui.export.gguf_vocab import special_ids, tokenizer_files
-from llamatui.export.source import UNKNOWN_FORMAT, LazyRows, Source
+from llamatui.export.source import UNKNOWN_FORMAT, LazyRows, Source, drop_pages
 from llamatui.tokenizers.chat_templates import format_of
 
 LAYER_NAMES = {
@@ -203,6 +203,7 @@ def _rows(path: Path, header: GgufHeader, name: str, layer: int) -> Rows:
         return _dequantized(tensor, _stored(header, tensor))
 
     def read(rows: slice) -> FloatArray | Q8Tensor:
+        drop_pages(header.mapping)  # of the block before
         stored = _stored(header, tensor)[rows]
         if _type_name(tensor) != "Q8_0":
             return _dequantized(tensor, stored)
