@@ -213,6 +213,19 @@ def test_special_tokens_are_text_unless_asked_for(tiny_model: Path) -> None:
     assert run_json(*args, "--special")["prompt_token_ids"][:2] == [1, 2]
 
 
+def test_chat_prints_a_line_of_json_for_each_answer(tiny_model: Path) -> None:
+    args = ["chat", tiny_model, "--json", "--chat-format", "llama2", "-t", 0, "--context", 64]
+    result = run(*args, stdin=b"hello\n\nagain\n")
+    assert result.returncode == 0, result.stderr
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert first["schema"] == "llamatui.generate/1"
+    assert [first["mode"], first["prompt"], second["prompt"]] == ["chat", "hello", "again"]
+    assert first["usage"]["cached_tokens"] == 0
+    assert len(first["model"]["sha256"]) == 64
+    plain = run(*[arg for arg in args if arg != "--json"], stdin=b"hello\n").stdout
+    assert plain == first["text"].encode() + b"\n"
+
+
 def test_a_system_prompt_makes_it_a_chat_turn(tiny_model: Path) -> None:
     content = run_json(
         "generate",

@@ -1,6 +1,5 @@
 """`llamatui generate`: text to stdout, numbers to stderr, or one JSON object."""
 
-import json as json_library
 import sys
 import time
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llamatui.app.cli import loading, options
-from llamatui.app.cli.terminal import INTERRUPTED, Interrupted, printable, read_text
+from llamatui.app.cli.terminal import INTERRUPTED, Interrupted, dumps, printable, read_text
 from llamatui.app.config import Settings
 from llamatui.errors import LlamatuiError, UsageError
 
@@ -146,12 +145,6 @@ class Output:
     def note(self, line: str, *, detail: bool = False) -> None:
         if not self.quiet and (self.verbose or not detail):
             print(line, file=sys.stderr)
-
-
-def dumps(content: dict[str, Any], indent: int | None = None) -> str:
-    """JSON that is valid Unicode: bytes of a prompt or path that are not UTF-8 become U+FFFD."""
-    line = json_library.dumps(content, ensure_ascii=False, indent=indent)
-    return line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def run(

@@ -6,23 +6,27 @@ import typer
 
 from llamatui.app.cli import loading
 from llamatui.app.cli.interrupt import cancel_on_interrupt
-from llamatui.app.cli.terminal import INTERRUPTED, decode, printable
+from llamatui.app.cli.terminal import INTERRUPTED, decode, dumps, printable
 from llamatui.app.config import Settings
 from llamatui.app.conversation import Conversation
 from llamatui.app.engine import Limits
+from llamatui.app.file_hash import file_sha256
+from llamatui.app.result import Result
 from llamatui.app.sampler import Sampler
 from llamatui.app.text_stream import StopMatcher, stream_text
 
 
-def repl(settings: Settings, system: str | None) -> None:
+def repl(settings: Settings, system: str | None, *, json: bool = False) -> None:
     """Answers each line of stdin on stdout, in one conversation, until stdin ends. Skips empty lines.
 
     Args:
         system: System prompt; None takes the model's own.
+        json: Print a line of JSON for each answer, of the schema that `generate --json` prints.
     """
     sampler = Sampler(loading.sampling(settings))
     limits = Limits(overflow=loading.overflow_policy(settings, "shift"))
     chat = Conversation(loading.load(settings), system, context=settings.context or None)
+    sha256 = file_sha256(chat.model.path) if json else ""
     show = printable if sys.stdout.isatty() else str
     for line in sys.stdin.buffer:
         question = decode(line).rstrip("\r\n")
@@ -30,15 +34,16 @@ def repl(settings: Settings, system: str | None) -> None:
             continue
         chat.ask(question)
         generation = chat.start(sampler, limits)
-        answer = ""
+        result = Result(question, "chat", sha256=sha256, prompt_ids=generation.prompt)
         with cancel_on_interrupt(generation):
             for _, piece in stream_text(generation, chat.model.tokenizer, StopMatcher(())):
-                answer += piece
-                sys.stdout.write(show(piece))
-                sys.stdout.flush()
-        sys.stdout.write("\n")
+                result.text += piece
+                if not json:
+                    sys.stdout.write(show(piece))
+                    sys.stdout.flush()
+        sys.stdout.write(dumps(result.as_json(chat.model, sampler, generation)) + "\n" if json else "\n")
         sys.stdout.flush()
-        chat.finish(generation.new_tokens, answer)
+        chat.finish(generation.new_tokens, result.text)
         if generation.dropped_tokens:
             print(f"the context is full: {generation.dropped_tokens} tokens were forgotten", file=sys.stderr)
         if generation.finish_reason == "context":

@@ -54,6 +54,9 @@ def chat(
     repeat_penalty: options.RepeatPenalty = None,
     context: options.Context = None,
     overflow: options.Overflow = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="A line in, a line of JSON out, also in a terminal.")
+    ] = False,
 ) -> None:
     """Chat with an instruct model, in the terminal; without one, a line in and an answer out."""
     flags = {
@@ -64,12 +67,12 @@ def chat(
     settings = loading.settings_from(model, **flags)
     # Only `-y ""` means none at all.
     system = settings.system if settings.system or system is not None else None
-    if is_terminal():
+    if is_terminal() and not json:
         open_room("chat", settings, "", system)
         return
     from llamatui.app.cli.repl import repl
 
-    repl(settings, system)
+    repl(settings, system, json=json)
 
 
 def is_terminal() -> bool:

@@ -1,8 +1,10 @@
 """Reading and writing text without surprises."""
 
+import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from llamatui.errors import UsageError
 
@@ -53,3 +55,9 @@ def decode(data: bytes) -> str:
 def read_text(path: Path | None) -> str:
     """Text of a file or stdin, without one newline at its end, which editors and `echo` put there."""
     return decode(read_bytes(path)).removesuffix("\n")
+
+
+def dumps(content: dict[str, Any], indent: int | None = None) -> str:
+    """JSON that is valid Unicode: bytes of a prompt or path that are not UTF-8 become U+FFFD."""
+    line = json.dumps(content, ensure_ascii=False, indent=indent)
+    return line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
