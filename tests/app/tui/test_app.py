@@ -8,12 +8,14 @@ import time
 import pytest
 from textual.widgets import HelpPanel, Static
 
+from llamatui.app import catalogue, pull
 from llamatui.app.tui.chat_room import ChatRoom
 from llamatui.app.tui.error_screen import ErrorScreen
 from llamatui.app.tui.page import Page
 from llamatui.app.tui.sampling_panel import SamplingPanel
 from llamatui.app.tui.story_room import OPENINGS, StoryRoom
 from llamatui.app.tui.transcript import Note
+from llamatui.backends.checkpoint import Checkpoint
 from llamatui.errors import UsageError
 
 
@@ -34,6 +36,44 @@ async def test_missing_model_is_explained_and_retried(make_app, wait_until, tmp_
         await pilot.press("r")
         await wait_until(lambda: app.room.model is not None)
         assert app.screen is app.room
+
+
+async def test_a_missing_tokenizer_can_be_fetched_from_the_error_screen(
+    make_app, wait_until, tmp_path, tiny_model, monkeypatch
+):
+    path = tmp_path / "model.bin"
+    path.write_bytes(tiny_model.read_bytes())
+    size = Checkpoint(path).config.vocab_size
+    monkeypatch.setattr(
+        catalogue, "tokenizer_for", lambda n: catalogue.find("llama2-tokenizer") if n == size else None
+    )
+    fetched = []
+
+    def fake_pull(name, *, progress):
+        progress(1, 2)
+        fetched.append(name)
+        (tmp_path / "tokenizer.bin").write_bytes((tiny_model.parent / "tokenizer.bin").read_bytes())
+
+    monkeypatch.setattr(pull, "pull", fake_pull)
+    app = make_app("story", model=path)
+    async with app.run_test() as pilot:
+        await wait_until(lambda: isinstance(app.screen, ErrorScreen))
+        await pilot.pause()
+        words = " ".join(str(widget.content) for widget in app.screen.query(Static))
+        assert "fetch llama2-tokenizer (0.5 MB" in words
+        await pilot.press("f")
+        await wait_until(lambda: app.room.model is not None)
+    assert fetched == ["llama2-tokenizer"]
+
+
+async def test_nothing_is_offered_where_nothing_can_be_fetched(make_app, wait_until, tmp_path):
+    app = make_app("story", model=tmp_path / "none.bin")
+    async with app.run_test() as pilot:
+        await wait_until(lambda: isinstance(app.screen, ErrorScreen))
+        await pilot.press("f")
+        await pilot.pause()
+        assert isinstance(app.screen, ErrorScreen)
+        assert "fetch" not in " ".join(str(widget.content) for widget in app.screen.query(Static))
 
 
 async def test_leaving_the_error_screen_gives_its_exit_code(make_app, wait_until, tmp_path):
