@@ -73,7 +73,9 @@ def test_what_a_pattern_does_not_match_stays_whole() -> None:
 @pytest.mark.parametrize("name", DISTINCT)
 @pytest.mark.parametrize("unit", ["a", " ", " \n", "!"])
 def test_very_long_pieces_need_no_stack(name: str, unit: str) -> None:
-    text = unit * (60_000 // len(unit)) + "x"  # 5,000 are enough to overflow the stack without possessive quantifiers
+    text = (
+        unit * (60_000 // len(unit)) + "x"
+    )  # 5,000 are enough to overflow the stack without possessive quantifiers
     assert "".join(Splitter(SPLIT_PATTERNS[name]).split(text)) == text
 
 
