@@ -12,9 +12,9 @@ from llamatui.app.gguf_cache import converted, is_gguf
 from llamatui.backends.base import Backend
 from llamatui.backends.checkpoint import Checkpoint
 from llamatui.backends.registry import DEFAULT, create_backend
-from llamatui.errors import ModelError, TokenizerMissingError, UsageError
+from llamatui.errors import ContextOverflowError, ModelError, TokenizerMissingError, UsageError
 from llamatui.tokenizers.base import Tokenizer
-from llamatui.tokenizers.chat_formats import CHAT_FORMATS, ChatFormat, chat_format_for
+from llamatui.tokenizers.chat_formats import CHAT_FORMATS, ChatFormat, chat_format_for, chat_format_named
 from llamatui.tokenizers.chat_templates import default_system, format_of, template_text
 from llamatui.tokenizers.hf_json import companion_config
 from llamatui.tokenizers.loading import find_tokenizer, load_tokenizer
@@ -89,19 +89,20 @@ class LoadedModel:
         prompt: str = "",
         *,
         max_tokens: int | None = 256,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         **sampling: Any,
     ) -> Iterator[str]:
         """Pieces of the text that the model puts behind `prompt`, as they come.
 
         Args:
             max_tokens: None fills the context.
-            stop: Texts that end it.
+            stop: A text that ends it, or several.
             sampling: temperature, top_p, top_k, min_p, repeat_penalty, seed: see
                 `llamatui.app.sampling.Sampling`.
 
         Raises:
             UsageError: A value out of its range.
+            ContextOverflowError: The prompt does not fit the context.
         """
         from llamatui.app.engine import Limits, Session
         from llamatui.app.sampler import Sampler
@@ -110,8 +111,14 @@ class LoadedModel:
 
         limits = Limits(max_new_tokens=max_tokens, stop_ids=self.stop_ids)
         ids = self.encode_prompt(prompt)
+        if len(ids) > self.checkpoint.config.max_seq_len:
+            raise ContextOverflowError(
+                f"the prompt has {len(ids)} tokens, the context only {self.checkpoint.config.max_seq_len}",
+                "shorten the prompt",
+            )
+        stops = [stop] if isinstance(stop, str) else stop
         generation = Session(self.backend).start(ids, Sampler(Sampling(**sampling)), limits)
-        for _, piece in stream_text(generation, self.tokenizer, StopMatcher(stop)):
+        for _, piece in stream_text(generation, self.tokenizer, StopMatcher(stops)):
             yield piece
 
     def generate(self, prompt: str = "", **options: Any) -> str:
@@ -154,9 +161,12 @@ def load_model(
         progress: Told what is being done, in a few words.
 
     Raises:
+        UsageError: No chat format is called so.
         ModelError: A file is missing, damaged, or does not fit the other.
         TokenizerMissingError: No tokenizer was found.
     """
+    if chat_format:
+        chat_format_named(chat_format)
     progress("reading the header")
     checkpoint = open_checkpoint(path, progress)
     config = checkpoint.config

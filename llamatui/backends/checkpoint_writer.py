@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -84,6 +83,7 @@ def write_checkpoint(
     *,
     group_size: int = 64,
     progress: Progress | None = None,
+    on_complete: Callable[[], None] = lambda: None,
 ) -> WriteReport:
     """Writes a checkpoint atomically: an interrupted write leaves nothing at `path`.
 
@@ -93,6 +93,7 @@ def write_checkpoint(
         source: Called once for each layer of each tensor, in file order. Memory is that of one block of rows
             (and of what `source` itself holds), whatever the size of the tensor.
         group_size: Wanted for version 2; halved until it divides dim and hidden_dim.
+        on_complete: Called once all is on the disk, before it appears at `path`.
 
     Raises:
         CheckpointError: The config makes no sense, version 0 cannot hold its RoPE settings, or a tensor has
@@ -110,7 +111,14 @@ def write_checkpoint(
     report = WriteReport(config, layout[-1].end)
     try:
         check_room(target.parent, report.file_size, ", or write version 2, a quarter of the size")
-        _write_atomically(target, header, layout, config, source, report, progress)
+        # Made by `open` and not by `tempfile`, whose files nobody else may read.
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            _write_file(temporary, header, layout, config, source, report, progress)
+            on_complete()
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise LlamatuiError(
             f"{target}: cannot be written: {error.strerror or error}", "choose another place for the file"
@@ -133,8 +141,8 @@ def check_room(folder: Path, needed: int, alternative: str = "") -> None:
         )
 
 
-def _write_atomically(
-    target: Path,
+def _write_file(
+    path: Path,
     header: bytes,
     layout: list[TensorSpec],
     config: ModelConfig,
@@ -146,28 +154,15 @@ def _write_atomically(
         if progress:
             progress(file.tell(), report.file_size)
 
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(header)
-            for spec in layout:
-                for layer in range(max(spec.n_layers, 1)):
-                    rows = _rope_freqs(config) if spec.name == "rope_freqs" else source(spec.name, layer)
-                    name = f"{spec.name}.{layer}" if spec.n_layers else spec.name
-                    _write_tensor(file, spec, name, rows, report, step)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files private
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with path.open("wb") as file:
+        file.write(header)
+        for spec in layout:
+            for layer in range(max(spec.n_layers, 1)):
+                rows = _rope_freqs(config) if spec.name == "rope_freqs" else source(spec.name, layer)
+                name = f"{spec.name}.{layer}" if spec.n_layers else spec.name
+                _write_tensor(file, spec, name, rows, report, step)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _header(config: ModelConfig, version: int) -> bytes:

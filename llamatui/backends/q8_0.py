@@ -53,7 +53,8 @@ def quantize(w: FloatArray, group_size: int) -> Q8Tensor:
     groups = w.reshape(*w.shape[:-1], -1, group_size)  # (..., groups, gs)
     scale = np.abs(groups).max(axis=-1) / np.float32(127)  # (..., groups)
     divisor = np.where(scale > 0, scale, np.float32(1))[..., None]
-    q = np.rint(groups / divisor).astype(np.int8).reshape(w.shape)  # (..., cols)
+    q = np.rint(groups / divisor)  # (..., groups, gs)
+    q = q.clip(-127, 127).astype(np.int8).reshape(w.shape)  # (..., cols); a subnormal scale is not exact
     return Q8Tensor(q, scale)
 
 

@@ -117,7 +117,7 @@ def _config(path: Path, header: GgufHeader) -> ModelConfig:
     )
     check_config(config, str(path))
     if (
-        any(_type_name(tensor) == "Q8_0" and len(tensor.shape) == 2 for tensor in header.tensors.values())
+        any(type_name(tensor) == "Q8_0" and len(tensor.shape) == 2 for tensor in header.tensors.values())
         and fit_group_size(32, config.dim, config.hidden_dim) == 32
     ):
         config = replace(config, group_size=32)
@@ -172,9 +172,9 @@ def _check_tensors(path: Path, header: GgufHeader, config: ModelConfig) -> None:
             raise CheckpointError(f"{path}: expected a model without biases, found {tensor.name}", OTHER_FORM)
         if tensor.name not in expected:
             raise CheckpointError(f"{path}: expected only a Llama's tensors, found {tensor.name}", OTHER_FORM)
-        if _type_name(tensor) not in READ_TYPES:
+        if type_name(tensor) not in READ_TYPES:
             raise CheckpointError(
-                f"{path}: expected {tensor.name} of a type that is read here, found {_type_name(tensor)}",
+                f"{path}: expected {tensor.name} of a type that is read here, found {type_name(tensor)}",
                 "get the model as Q8_0, Q6_K, Q5_K_M, Q4_K_M or F16",
             )
 
@@ -190,7 +190,7 @@ def _gguf_name(name: str, layer: int) -> str:
     return f"blk.{layer}.{LAYER_NAMES[name]}.weight" if name in LAYER_NAMES else f"{NAMES[name]}.weight"
 
 
-def _type_name(tensor: GgufTensor) -> str:
+def type_name(tensor: GgufTensor) -> str:
     from gguf import GGMLQuantizationType
 
     name: str = GGMLQuantizationType(tensor.type).name
@@ -205,7 +205,7 @@ def _rows(path: Path, header: GgufHeader, name: str, layer: int) -> Rows:
     def read(rows: slice) -> FloatArray | Q8Tensor:
         drop_pages(header.mapping)  # of the block before
         stored = _stored(header, tensor)[rows]
-        if _type_name(tensor) != "Q8_0":
+        if type_name(tensor) != "Q8_0":
             return _dequantized(tensor, stored)
         blocks = stored.view(Q8_0_BLOCK)  # (rows, groups)
         scale = blocks["scale"].astype(np.float32)  # (rows, groups)

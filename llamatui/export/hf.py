@@ -73,7 +73,7 @@ def _open(folder: Path) -> Source:
 
     def tensor(name: str, layer: int) -> Rows:
         rows = tensors[name, layer]
-        return reorder_heads(rows, interleave(config.head_dim, config.head_dim)) if name in ROTATED else rows
+        return reorder_heads(rows, interleave(config.head_dim)) if name in ROTATED else rows
 
     return Source(folder, replace(config, chat_format=chat_format), tensor, tokenizer, notes)
 

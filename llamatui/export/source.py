@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamatui.backends.checkpoint import ModelConfig
-from llamatui.backends.checkpoint_writer import Rows, TensorSource
+from llamatui.backends.checkpoint_writer import TensorSource
 from llamatui.backends.q8_0 import FloatArray, Q8Tensor
 
 UNKNOWN_FORMAT = "unknown"
@@ -92,38 +92,15 @@ def drop_pages(mapping: mmap.mmap) -> None:
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
-def interleave(n_rows: int, head_dim: int) -> npt.NDArray[np.int64]:
-    """Row of Hugging Face's wq or wk that each row of ours is.
+def interleave(head_dim: int) -> npt.NDArray[np.int64]:
+    """Row of a head of Hugging Face's wq or wk that each row of ours is.
 
     HF rotates numbers i and i + head_dim / 2 of a head together, llama2.c numbers 2i and 2i + 1. Source:
     `permute` in transformers' `convert_llama_weights_to_hf.py`, which this undoes.
     """
-    row = np.arange(n_rows)
-    head, i = np.divmod(row, head_dim)
-    rows: npt.NDArray[np.int64] = head * head_dim + i % 2 * (head_dim // 2) + i // 2  # (n_rows,)
-    return rows
+    return np.arange(head_dim).reshape(2, -1).T.ravel()  # (head_dim,)
 
 
-def deinterleave(n_rows: int, head_dim: int) -> npt.NDArray[np.int64]:
-    """Row of our wq or wk that each row of Hugging Face's is: the inverse of `interleave`."""
-    row = np.arange(n_rows)
-    head, i = np.divmod(row, head_dim)
-    half = head_dim // 2
-    rows: npt.NDArray[np.int64] = head * head_dim + i % half * 2 + i // half  # (n_rows,)
-    return rows
-
-
-__all__ = [
-    "HF_LAYER_NAMES",
-    "HF_NAMES",
-    "META_LAYER_NAMES",
-    "META_NAMES",
-    "UNKNOWN_FORMAT",
-    "LazyRows",
-    "Rows",
-    "Source",
-    "TokenizerFiles",
-    "deinterleave",
-    "drop_pages",
-    "interleave",
-]
+def deinterleave(head_dim: int) -> npt.NDArray[np.int64]:
+    """Row of a head of our wq or wk that each row of Hugging Face's is: the inverse of `interleave`."""
+    return np.arange(head_dim).reshape(-1, 2).T.ravel()  # (head_dim,)

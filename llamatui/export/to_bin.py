@@ -7,8 +7,8 @@ from pathlib import Path
 from llamatui.backends.checkpoint import tensor_layout
 from llamatui.backends.checkpoint_writer import Progress, WriteReport, write_checkpoint
 from llamatui.backends.q8_0 import Q8Tensor
-from llamatui.errors import LlamatuiError
-from llamatui.export.source import Source
+from llamatui.errors import LlamatuiError, UsageError
+from llamatui.export.source import Source, TokenizerFiles
 
 DEFAULT_GROUP_SIZE = 64  # llama2.c's
 LARGEST_FP32 = 1 << 30  # bytes
@@ -38,7 +38,7 @@ def export_bin(
     group_size: int | None = None,
     progress: Progress | None = None,
 ) -> WriteReport:
-    """Writes `target` and `<stem>.tokenizer.*` beside it; an interrupted export leaves neither.
+    """Writes `target` and `<stem>.tokenizer.*` beside it, the model last: an interrupted export leaves none.
 
     Args:
         version: 0, 1 or 2; None means `default_version`.
@@ -46,49 +46,43 @@ def export_bin(
             divides dim and hidden_dim.
 
     Raises:
+        UsageError: The target is no file, or is the source.
         CheckpointError: The source is damaged, or version 0 cannot hold its settings.
         LlamatuiError: The file cannot be written, or there is no room for it.
     """
     if not target.parent.is_dir():
         raise LlamatuiError(f"{target.parent}: expected a folder, found none", "create it, or choose another")
-    if target.is_dir():
-        raise LlamatuiError(f"{target}: expected a file, found a folder", f"try {target / 'model.bin'}")
+    if target.exists():
+        if not target.is_file():  # a device or a pipe would be replaced too
+            kind = "a folder" if target.is_dir() else "a device or pipe"
+            raise UsageError(f"{target}: expected a file to write, found {kind}", "choose another name")
+        if source.path.exists() and target.samefile(source.path):
+            raise UsageError(f"{target}: expected another file than the source", "choose another name")
     version = default_version(source) if version is None else version
     config = source.config
     if version == 0:
         # What the old header has no field for but nothing needs: the vocabulary says it again.
         config = replace(config, chat_format="", bos_id=-1, eos_ids=())
-    staged = {end: _stage(target, end, content) for end, content in source.tokenizer.items()}
-    try:
-        report = write_checkpoint(
-            target,
-            config,
-            version,
-            source.tensor,
-            group_size=group_size or source.config.group_size or DEFAULT_GROUP_SIZE,
-            progress=progress,
-        )
-        if staged:  # one that was here before belongs to another model
-            for end in TOKENIZER_ENDS:
-                beside(target, end).unlink(missing_ok=True)
-        for end, path in staged.items():
-            path.replace(beside(target, end))
-    finally:
-        for path in staged.values():
-            path.unlink(missing_ok=True)
-    return report
+    return write_checkpoint(
+        target,
+        config,
+        version,
+        source.tensor,
+        group_size=group_size or source.config.group_size or DEFAULT_GROUP_SIZE,
+        progress=progress,
+        on_complete=lambda: _write_tokenizer(target, source.tokenizer),
+    )
 
 
-def beside(target: Path, end: str) -> Path:
-    """`model.bin`, ".tokenizer.json" -> `model.tokenizer.json`."""
-    return target.with_name(target.stem + end)
-
-
-def _stage(target: Path, end: str, content: bytes) -> Path:
-    path = target.with_name(f".{target.stem}{end}.{os.getpid()}.part")
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise LlamatuiError(f"{path}: cannot be written: {error.strerror}", "choose another place") from error
-    return path
+def _write_tokenizer(target: Path, files: TokenizerFiles) -> None:
+    """Each file atomically. A tokenizer that was here before belongs to another model, and goes."""
+    for end, content in files.items():
+        temporary = target.with_name(f".{target.stem}{end}.{os.getpid()}.part")
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(target.with_name(target.stem + end))
+        finally:
+            temporary.unlink(missing_ok=True)
+    for end in TOKENIZER_ENDS if files else ():
+        if end not in files:
+            target.with_name(target.stem + end).unlink(missing_ok=True)

@@ -28,7 +28,7 @@ def export_hf(source: Source, folder: Path, *, progress: Progress | None = None)
     """Writes config, weights and tokenizer to `folder`, which is made if need be; its parent has to be there.
 
     All files are written to a hidden folder within it first, and moved when they are complete, config.json
-    last. After an interruption or error nothing is left of them.
+    last: without it nothing looks like a model. An interruption or error before the moves leaves nothing.
 
     Raises:
         UsageError: The folder has a model in it.
@@ -88,7 +88,7 @@ def _tensors(source: Source) -> Iterator[NewTensor]:
 def _open(source: Source, name: str, layer: int) -> Rows:
     rows = source.tensor(name, layer)
     head_dim = source.config.head_dim
-    return reorder_heads(rows, deinterleave(head_dim, head_dim)) if name in ROTATED else rows
+    return reorder_heads(rows, deinterleave(head_dim)) if name in ROTATED else rows
 
 
 def _text_files(source: Source) -> dict[str, bytes]:

@@ -1,9 +1,11 @@
 """`llamatui export` as a shell sees it, and GGUF files in place of a .bin."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+from gguf import GGMLQuantizationType
 
 from llamatui.app.gguf_cache import cache_folder
 from llamatui.app.model import load_model
@@ -85,12 +87,41 @@ def test_gguf_files_run_as_they_are_and_are_converted_once(tmp_path: Path) -> No
     assert len(list(cache_folder().iterdir())) == 1
 
 
+def test_a_damaged_conversion_is_made_again(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", metadata=bpe_metadata())
+    first = run("generate", path, "-i", "the", "-n", 8, "-s", 1)
+    (converted,) = cache_folder().glob("*/m.bin")
+    converted.write_bytes(converted.read_bytes()[:-8])
+    again = run("generate", path, "-i", "the", "-n", 8, "-s", 1)
+    assert (again.returncode, again.stdout) == (0, first.stdout)
+
+
 def test_a_damaged_gguf_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m.gguf", metadata=bpe_metadata())
     path.write_bytes(path.read_bytes()[:-1000])
     result = run("generate", path)
     assert result.returncode == 3
     assert not cache_folder().exists() or not list(cache_folder().iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.bin")
+    result = run("inspect", tmp_path / "m.bin")
+    assert result.returncode == 3
+    assert b"found a device or pipe" in result.stderr
+
+
+def test_what_a_killed_conversion_left_is_removed(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", metadata=bpe_metadata())
+    assert run("generate", path, "-n", 2, "-i", "a").returncode == 0
+    (folder,) = cache_folder().iterdir()
+    (folder / "m.bin").unlink()
+    (folder / ".m.bin.1.part").write_bytes(b"old")
+    os.utime(folder / ".m.bin.1.part", (0, 0))
+    (folder / ".m.bin.2.part").write_bytes(b"of another process")
+    assert run("generate", path, "-n", 2, "-i", "a").returncode == 0
+    assert {path.name for path in folder.glob(".*")} == {".m.bin.2.part"}
 
 
 def test_a_missing_tokenizer_tells_a_script_the_exact_command(tmp_path: Path) -> None:
@@ -127,7 +158,16 @@ def test_an_unknown_chat_template_is_never_guessed(tmp_path: Path) -> None:
     assert run("chat", tmp_path / "m.bin", "--chat-format", "chatml", stdin=b"").returncode == 0
 
 
-def test_inspect_shows_what_a_gguf_became(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "m.gguf", metadata=bpe_metadata())
-    content = json.loads(run("inspect", tmp_path / "m.gguf", "--json").stdout)
-    assert content["tokenizer"]["path"].endswith("m.tokenizer.json")
+def test_inspect_shows_what_a_gguf_says_and_converts_nothing(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", metadata=bpe_metadata(), kind=GGMLQuantizationType.Q8_0)
+    content = json.loads(run("inspect", path, "--json").stdout)
+    assert (content["path"], content["format"], content["precision"]) == (str(path), "gguf", "q8_0")
+    assert content["file_size"] == path.stat().st_size
+    assert {"name": "blk.1.ffn_up.weight", "shape": [96, 64], "type": "q8_0", "bytes": 6528} in content[
+        "tensors"
+    ]
+    assert content["config"]["vocab_size"] == 300
+    shown = run("inspect", path)
+    assert shown.returncode == 0
+    assert b"once it is converted" in shown.stdout
+    assert not cache_folder().exists()

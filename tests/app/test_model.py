@@ -9,7 +9,7 @@ import llamatui
 from llamatui.app.library import tokenizers_folder
 from llamatui.app.model import load_model
 from llamatui.backends.checkpoint_writer import write_checkpoint
-from llamatui.errors import ModelError, TokenizerMissingError
+from llamatui.errors import ContextOverflowError, ModelError, TokenizerMissingError, UsageError
 from tests.tiny import CHATML_TINY, TINY, random_weights, write_chat_tokenizer, write_tokenizer_bin
 
 
@@ -82,6 +82,23 @@ def test_a_model_generates_until_a_stop_sequence(tiny_model: Path) -> None:
     text = model.generate("the", seed=3, max_tokens=20)
     assert text == "".join(model.stream("the", seed=3, max_tokens=20))
     assert model.generate("the", seed=3, max_tokens=20, stop=[text[4]]) == text[: text.index(text[4])]
+
+
+def test_one_stop_sequence_needs_no_list(tiny_model: Path) -> None:
+    model = llamatui.load(tiny_model, threads=1)
+    text = model.generate("the", seed=3, max_tokens=20)
+    assert model.generate("the", seed=3, max_tokens=20, stop=text[4:6]) == text[: text.index(text[4:6])]
+
+
+def test_a_prompt_beyond_the_context_is_told(tiny_model: Path) -> None:
+    model = llamatui.load(tiny_model, threads=1)
+    with pytest.raises(ContextOverflowError, match="the context only 64"):
+        model.generate("the cat " * 100)
+
+
+def test_a_chat_format_that_nobody_knows_is_told_at_once(tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match="nope"):
+        llamatui.load(tiny_model, chat_format="nope")
 
 
 def test_an_unknown_chat_template_beside_the_tokenizer_is_told(chat_model: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llamatui.backends import checkpoint_writer
 from llamatui.backends.checkpoint import Checkpoint, ModelConfig, RopeScaling, tensor_layout
 from llamatui.backends.checkpoint_writer import write_checkpoint
 from llamatui.backends.q8_0 import Q8Tensor, fit_group_size, group_errors, quantize
@@ -191,3 +192,36 @@ def test_a_group_size_must_be_positive(tmp_path: Path) -> None:
 def test_a_tensor_of_another_shape_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"tok_embeddings: expected shape \(300, 32\), found \(3, 3\)"):
         write_checkpoint(tmp_path / "m.bin", TINY, 0, lambda name, layer: np.zeros((3, 3), np.float32))
+
+
+def test_a_tensor_is_written_in_blocks_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_writer, "BLOCK", 5 * 32)
+    asked: list[int] = []
+
+    class Counted:
+        def __init__(self, w: np.ndarray) -> None:
+            self.w, self.shape = w, w.shape
+
+        def __getitem__(self, rows: slice) -> np.ndarray:
+            asked.append(self.w[rows].size)
+            return self.w[rows]
+
+    weights = random_weights(TINY)
+    for version in (1, 2):
+        write_checkpoint(tmp_path / "whole.bin", TINY, version, weights, group_size=16)
+        write_checkpoint(
+            tmp_path / "blocks.bin", TINY, version, lambda *key: Counted(weights(*key)), group_size=16
+        )
+        assert (tmp_path / "whole.bin").read_bytes() == (tmp_path / "blocks.bin").read_bytes()
+    assert max(asked) == 5 * 32
+
+
+def test_the_file_may_be_read_by_others(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "m.bin", TINY, 1, random_weights(TINY))
+    (tmp_path / "plain").write_text("")
+    assert (tmp_path / "m.bin").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_subnormal_weights_keep_their_sign() -> None:
+    w = np.array([[1e-43, -1e-43, 1e-44, 0]], np.float32)
+    assert (np.sign(quantize(w, 4).q) == np.sign(w)).all()

@@ -64,7 +64,7 @@ def test_rows_that_rope_rotates_together_become_neighbours(
             np.testing.assert_array_equal(read[head, i], stored[head, :, i])
 
 
-@pytest.mark.parametrize("order", [interleave(8, 8), deinterleave(8, 8)])
+@pytest.mark.parametrize("order", [interleave(8), deinterleave(8)])
 def test_heads_are_reordered_in_any_blocks(order: np.ndarray) -> None:
     w = np.arange(24, dtype=np.float32).reshape(24, 1)
     expected = w.reshape(3, 8, 1)[:, order].reshape(24, 1)

@@ -2,7 +2,8 @@
 
 import json as json_library
 import sys
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,32 +14,78 @@ from llamatui.app.cli.options import Json
 from llamatui.errors import LlamatuiError
 
 if TYPE_CHECKING:
-    from llamatui.backends.checkpoint import Checkpoint
+    from llamatui.backends.checkpoint import Checkpoint, ModelConfig
 
 
 def inspect(model: options.Model = None, tokenizer: options.Tokenizer = None, json: Json = False) -> None:
     """Show a model's header, tensors, format, tokenizer and memory needed."""
     settings = loading.settings_from(model, tokenizer=tokenizer)
-    from llamatui.app.file_hash import file_sha256
-    from llamatui.app.model import open_checkpoint
+    from llamatui.app import library
+    from llamatui.app.gguf_cache import is_gguf
 
-    checkpoint = open_checkpoint(settings.model)
-    content = {
-        "path": str(checkpoint.path),
-        "format": f"v{checkpoint.version}",
-        "precision": "q8_0" if checkpoint.version == 2 else "fp32",
-        "file_size": checkpoint.file_size,
-        "sha256": file_sha256(checkpoint.path),
-        "params": checkpoint.config.n_params,
-        "config": {**asdict(checkpoint.config), "head_dim": checkpoint.config.head_dim},
-        "tensors": tensors(checkpoint),
-        "tokenizer": tokenizer_info(checkpoint, settings.tokenizer),
-        "memory": memory(checkpoint),
-    }
+    path = library.resolve(settings.model)
+    content = inspect_gguf(path) if is_gguf(path) else inspect_bin(path, settings.tokenizer)
     if json:
         typer.echo(json_library.dumps(content, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
     else:
         show(content)
+
+
+def inspect_bin(path: Path, tokenizer: str) -> dict[str, Any]:
+    from llamatui.backends.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint(path)
+    return {
+        **summary(path, checkpoint.config),
+        "format": f"v{checkpoint.version}",
+        "precision": "q8_0" if checkpoint.version == 2 else "fp32",
+        "tensors": tensors(checkpoint),
+        "tokenizer": tokenizer_info(checkpoint, tokenizer),
+        "memory": memory(checkpoint.config, checkpoint.version),
+    }
+
+
+def inspect_gguf(path: Path) -> dict[str, Any]:
+    """What the file says itself: nothing is converted."""
+    from llamatui.export.gguf_file import open_gguf, type_name
+    from llamatui.export.gguf_header import read_gguf_header
+    from llamatui.export.to_bin import default_version
+
+    source = open_gguf(path)
+    stored = read_gguf_header(path).tensors.values()
+    types = Counter(type_name(tensor) for tensor in stored if len(tensor.shape) == 2)
+    return {
+        **summary(path, source.config),
+        "format": "gguf",
+        "precision": types.most_common(1)[0][0].lower(),
+        "tensors": [
+            {
+                "name": tensor.name,
+                "shape": list(tensor.shape),
+                "type": type_name(tensor).lower(),
+                "bytes": tensor.n_bytes,
+            }
+            for tensor in stored
+        ],
+        "tokenizer": {"path": str(path), "format": "gguf"}
+        if source.tokenizer
+        else {"path": None, "problem": "the file has none; name one with -z"},
+        "memory": memory(source.config, default_version(source)),
+    }
+
+
+def summary(path: Path, config: "ModelConfig") -> dict[str, Any]:
+    from llamatui.app.file_hash import file_sha256
+
+    return {
+        "path": str(path),
+        "format": "",
+        "precision": "",
+        "file_size": path.stat().st_size,
+        "sha256": file_sha256(path),
+        "params": config.n_params,
+        "config": {**asdict(config), "head_dim": config.head_dim},
+    }
 
 
 def tensors(checkpoint: "Checkpoint") -> list[dict[str, Any]]:
@@ -70,14 +117,15 @@ def tokenizer_info(checkpoint: "Checkpoint", named: str) -> dict[str, Any]:
         return {"path": str(path), "problem": error.message}
 
 
-def memory(checkpoint: "Checkpoint") -> dict[str, int]:
-    """Bytes: weights as each precision holds them, and the KV cache of a full context."""
+def memory(c: "ModelConfig", version: int) -> dict[str, int]:
+    """Bytes: weights as a .bin of that version holds them, and the KV cache of a full context."""
     from llamatui.backends.checkpoint import tensor_layout
+    from llamatui.export.to_bin import DEFAULT_GROUP_SIZE
 
-    c = checkpoint.config
+    c = replace(c, group_size=c.group_size or DEFAULT_GROUP_SIZE) if version == 2 else c
     return {
-        "weights_mapped": tensor_layout(c, checkpoint.version)[-1].end,
-        "weights_dequantized": c.n_params * 4 if checkpoint.version == 2 else 0,
+        "weights_mapped": tensor_layout(c, version)[-1].end,
+        "weights_dequantized": c.n_params * 4 if version == 2 else 0,
         "kv_cache_per_token": c.kv_bytes_per_token,
         "kv_cache_full": c.kv_bytes_per_token * c.max_seq_len,
     }
@@ -92,6 +140,8 @@ def show(content: dict[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     config, needs, found = content["config"], content["memory"], content["tokenizer"]
     weights = f"{size(needs['weights_mapped'])}, mapped from the file"
+    if content["format"] == "gguf":
+        weights = f"{size(needs['weights_mapped'])} once it is converted"
     if needs["weights_dequantized"]:
         weights += f"; the numpy backend adds {size(needs['weights_dequantized'])}"
     rows = {

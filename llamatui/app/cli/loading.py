@@ -88,10 +88,12 @@ def _load(settings: Settings) -> "LoadedModel":
 
 
 def _narrate(step: str) -> None:
-    """Says only what takes long: converting a GGUF file."""
-    from llamatui.app.gguf_cache import CONVERTING
+    """Says only what takes long, converting a GGUF file, and what there is to know about it."""
+    from llamatui.app.gguf_cache import CONVERTING, NOTE
 
-    if sys.stderr.isatty():
+    if step.startswith(NOTE):
+        print(step, file=sys.stderr)
+    elif sys.stderr.isatty():
         shown = step if step.startswith(CONVERTING) else ""
         print(f"\r{shown}\x1b[K", end="", file=sys.stderr, flush=True)
     elif step == CONVERTING:
