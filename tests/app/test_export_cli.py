@@ -2,6 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
+import time
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -9,9 +13,9 @@ from gguf import GGMLQuantizationType
 
 from llamatui.app.gguf_cache import cache_folder
 from llamatui.app.model import load_model
-from llamatui.backends.checkpoint import Checkpoint
+from llamatui.backends.checkpoint import LEGACY_HEADER, Checkpoint, ModelConfig, tensor_layout
 from llamatui.backends.checkpoint_writer import write_checkpoint
-from tests.app.test_cli import run, run_json
+from tests.app.test_cli import COMMAND, run, run_json
 from tests.export.hf_models import write_folder
 from tests.export.tiny_gguf import bpe_metadata, write_gguf
 from tests.tiny import CHATML_TINY, random_weights, write_chat_tokenizer
@@ -71,6 +75,27 @@ def test_a_source_that_is_not_there(flag: str, tmp_path: Path) -> None:
     assert b"Traceback" not in result.stderr
     assert b"try:" in result.stderr
     assert not (tmp_path / "m.bin").exists()
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_in_the_middle_leaves_nothing(name: str, code: int, tmp_path: Path) -> None:
+    if not hasattr(signal, name):
+        pytest.skip(f"no {name} here")
+    with (tmp_path / "big.bin").open("wb") as file:  # 300 MB of zeros, in a file with holes
+        config = ModelConfig(1024, 4096, 6, 16, 16, 300, 64)
+        file.write(LEGACY_HEADER.pack(*astuple(config)[:7]))
+        file.truncate(tensor_layout(config, 0)[-1].end)
+    out = tmp_path / "out"
+    out.mkdir()
+    command = [*COMMAND, "export", str(out / "m.bin"), "--bin", str(tmp_path / "big.bin"), "--version", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        while not list(out.iterdir()) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(getattr(signal, name))
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == code, told
+    assert b"Traceback" not in told
+    assert not list(out.iterdir())
 
 
 def test_gguf_files_run_as_they_are_and_are_converted_once(tmp_path: Path) -> None:

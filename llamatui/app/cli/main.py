@@ -57,7 +57,13 @@ def main() -> NoReturn:
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise Interrupted
 
+    def terminate(signum: int, frame: FrameType | None) -> None:
+        sys.exit(128 + signum)  # what is half written is removed, and the terminal restored, on the way out
+
     signal.signal(signal.SIGINT, interrupt)
+    for name in ("SIGTERM", "SIGHUP"):  # also a terminal window that is closed
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), terminate)
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `llamatui generate | head` ends like any Unix filter
     prepare_streams()
