@@ -9,57 +9,57 @@ from difflib import get_close_matches
 LLAMA_3_2_LICENCE = "Llama 3.2 Community"
 
 
-@dataclass(frozen=True, slots=True)
-class Tokenizer:
-    """A tokenizer file on the hub, for models that come without one."""
-
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
     name: str
     repo: str
-    file: str
-    vocab_size: int
-    size: int
-    """Bytes to download."""
-    gated: bool
-    licence: str
-    about: str
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    name: str
-    repo: str
-    parameters: int
+    file: str = ""
+    """In the repository; "" for a whole repository of safetensors."""
     size: int
     """Bytes to download."""
     licence: str
-    about: str
     gated: bool = False
     """Whether its licence must be accepted on the hub first."""
-    file: str = ""
-    """A .bin in the repository; "" for a repository of safetensors."""
+    about: str
+
+    @property
+    def offer(self) -> str:
+        """What fetching it means, in a few words."""
+        return f"{self.name} ({self.size / 1e6:.1f} MB from huggingface.co)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokenizer(Entry):
+    """A tokenizer file on the hub, for models that come without one."""
+
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model(Entry):
+    parameters: int
     tokenizer: Tokenizer | None = None
     """Where the repository has none."""
 
 
 LLAMA2 = Tokenizer(
-    "llama2-tokenizer",
-    "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
-    "tokenizer.model",
-    32000,
-    499_723,
-    gated=False,
+    name="llama2-tokenizer",
+    repo="TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    file="tokenizer.model",
+    vocab_size=32000,
+    size=499_723,
     licence="Llama 2 Community",
     about="Tokenizer of Llama 2, TinyLlama and llama2.c's stories.",
 )
 
 LLAMA3 = Tokenizer(
-    "llama3-tokenizer",
-    "meta-llama/Llama-3.2-1B",
-    "original/tokenizer.model",
-    128256,
-    2_183_982,
-    gated=True,
+    name="llama3-tokenizer",
+    repo="meta-llama/Llama-3.2-1B",
+    file="original/tokenizer.model",
+    vocab_size=128256,
+    size=2_183_982,
     licence=LLAMA_3_2_LICENCE,
+    gated=True,
     about="Tokenizer of Llama 3, 3.1 and 3.2.",
 )
 
@@ -67,103 +67,103 @@ TOKENIZERS = (LLAMA2, LLAMA3)
 
 MODELS = (
     Model(
-        "stories260K",
-        "karpathy/tinyllamas",
-        260_032,
-        1_062_767,
-        "MIT",
-        "Tiny stories by a tiny model: instant, and barely English.",
+        name="stories260K",
+        repo="karpathy/tinyllamas",
         file="stories260K/stories260K.bin",
+        parameters=260_032,
+        size=1_062_767,
+        licence="MIT",
+        about="Tiny stories by a tiny model: instant, and barely English.",
     ),
     Model(
-        "stories15M",
-        "karpathy/tinyllamas",
-        15_191_712,
-        60_816_028 + LLAMA2.size,
-        "MIT",
-        "Short stories for small children.",
+        name="stories15M",
+        repo="karpathy/tinyllamas",
         file="stories15M.bin",
+        parameters=15_191_712,
+        size=60_816_028 + LLAMA2.size,
+        licence="MIT",
+        about="Short stories for small children.",
         tokenizer=LLAMA2,
     ),
     Model(
-        "stories42M",
-        "karpathy/tinyllamas",
-        41_689_600,
-        167_020_572 + LLAMA2.size,
-        "MIT",
-        "Stories that hold together for a page.",
+        name="stories42M",
+        repo="karpathy/tinyllamas",
         file="stories42M.bin",
+        parameters=41_689_600,
+        size=167_020_572 + LLAMA2.size,
+        licence="MIT",
+        about="Stories that hold together for a page.",
         tokenizer=LLAMA2,
     ),
     Model(
-        "stories110M",
-        "karpathy/tinyllamas",
-        109_529_856,
-        438_381_596 + LLAMA2.size,
-        "MIT",
-        "The best of llama2.c's storytellers.",
+        name="stories110M",
+        repo="karpathy/tinyllamas",
         file="stories110M.bin",
+        parameters=109_529_856,
+        size=438_381_596 + LLAMA2.size,
+        licence="MIT",
+        about="The best of llama2.c's storytellers.",
         tokenizer=LLAMA2,
     ),
     Model(
-        "SmolLM2-135M-Instruct",
-        "HuggingFaceTB/SmolLM2-135M-Instruct",
-        134_515_008,
-        273_000_000,
-        "Apache 2.0",
-        "Small and quick to chat with.",
+        name="SmolLM2-135M-Instruct",
+        repo="HuggingFaceTB/SmolLM2-135M-Instruct",
+        parameters=134_515_008,
+        size=273_000_000,
+        licence="Apache 2.0",
+        about="Small and quick to chat with.",
     ),
     Model(
-        "SmolLM2-360M-Instruct",
-        "HuggingFaceTB/SmolLM2-360M-Instruct",
-        361_821_120,
-        728_000_000,
-        "Apache 2.0",
-        "Small, with better answers.",
+        name="SmolLM2-360M-Instruct",
+        repo="HuggingFaceTB/SmolLM2-360M-Instruct",
+        parameters=361_821_120,
+        size=728_000_000,
+        licence="Apache 2.0",
+        about="Small, with better answers.",
     ),
     Model(
-        "TinyLlama-1.1B-Chat",
-        "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
-        1_100_048_384,
-        2_203_000_000,
-        "Apache 2.0",
-        "Chat in the shape of Llama 2.",
+        name="TinyLlama-1.1B-Chat",
+        repo="TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+        parameters=1_100_048_384,
+        size=2_203_000_000,
+        licence="Apache 2.0",
+        about="Chat in the shape of Llama 2.",
     ),
     Model(
-        "Llama-3.2-1B-Instruct",
-        "meta-llama/Llama-3.2-1B-Instruct",
-        1_235_814_400,
-        2_481_000_000,
-        LLAMA_3_2_LICENCE,
-        "Meta's smallest chat model.",
+        name="Llama-3.2-1B-Instruct",
+        repo="meta-llama/Llama-3.2-1B-Instruct",
+        parameters=1_235_814_400,
+        size=2_481_000_000,
+        licence=LLAMA_3_2_LICENCE,
         gated=True,
+        about="Meta's smallest chat model.",
     ),
     Model(
-        "Llama-3.2-3B-Instruct",
-        "meta-llama/Llama-3.2-3B-Instruct",
-        3_212_749_824,
-        6_435_000_000,
-        LLAMA_3_2_LICENCE,
-        "The best chat here; wants 8 GB of memory.",
+        name="Llama-3.2-3B-Instruct",
+        repo="meta-llama/Llama-3.2-3B-Instruct",
+        parameters=3_212_749_824,
+        size=6_435_000_000,
+        licence=LLAMA_3_2_LICENCE,
         gated=True,
+        about="The best chat here; wants 8 GB of memory.",
     ),
     Model(
-        "Llama-3.2-1B",
-        "meta-llama/Llama-3.2-1B",
-        1_235_814_400,
-        2_481_000_000,
-        LLAMA_3_2_LICENCE,
-        "Goes on from any text; not for chat.",
+        name="Llama-3.2-1B",
+        repo="meta-llama/Llama-3.2-1B",
+        parameters=1_235_814_400,
+        size=2_481_000_000,
+        licence=LLAMA_3_2_LICENCE,
         gated=True,
+        about="Goes on from any text; not for chat.",
     ),
     Model(
-        "Llama-3.2-3B",
-        "meta-llama/Llama-3.2-3B",
-        3_212_749_824,
-        6_435_000_000,
-        LLAMA_3_2_LICENCE,
-        "Goes on from any text, better.",
+        name="Llama-3.2-3B",
+        repo="meta-llama/Llama-3.2-3B",
+        parameters=3_212_749_824,
+        size=6_435_000_000,
+        licence=LLAMA_3_2_LICENCE,
         gated=True,
+        about="Goes on from any text, better.",
     ),
 )
 

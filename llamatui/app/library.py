@@ -5,27 +5,24 @@ A name works everywhere a path does: see `resolve`. Imported for shell completio
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llamatui.app import catalogue
 from llamatui.errors import LlamatuiError, ModelError
+from llamatui.tokenizers.file_names import TOKENIZER_ENDS
 
 FILE_ENDS = (".bin", ".gguf", ".pt", ".pth", ".safetensors", ".json", ".model")
 """What ends a path, and no name."""
 
-TOKENIZER_ENDS = (
-    ".tokenizer.model",
-    ".tokenizer.json",
-    ".tokenizer.bin",
-    ".tokenizer_config.json",
-)
-
 
 @dataclass(frozen=True, slots=True)
-class PulledModel:
+class StoredModel:
+    """A model in a folder of ours: pulled, or converted from a GGUF file."""
+
     name: str
     path: Path
 
@@ -66,14 +63,25 @@ def tokenizers_folder() -> Path:
     return data_folder() / "tokenizers"
 
 
-def list_models() -> list[PulledModel]:
+def list_models() -> list[StoredModel]:
     """Pulled models, by name."""
-    paths = [path for path in models_folder().glob("*.bin") if not path.name.startswith(".")]
-    models = [PulledModel(path.stem, path) for path in paths if not path.stem.endswith(".tokenizer")]
-    return sorted(models, key=lambda model: model.name.casefold())
+    return _models_among(models_folder().glob("*.bin"))
 
 
-def find(name: str) -> PulledModel | None:
+def list_converted() -> list[StoredModel]:
+    """What the GGUF files that have been run became, by name. Two of one name are possible."""
+    from llamatui.app.gguf_cache import cache_folder
+
+    return _models_among(cache_folder().glob("*/*.bin"))
+
+
+def _models_among(paths: Iterable[Path]) -> list[StoredModel]:
+    shown = [path for path in paths if not path.name.startswith(".") and not path.stem.endswith(".tokenizer")]
+    models = [StoredModel(path.stem, path) for path in shown]
+    return sorted(models, key=lambda model: (model.name.casefold(), model.path))
+
+
+def find(name: str) -> StoredModel | None:
     """The pulled model of this name, in any case, with or without `.bin`."""
     wanted = name.casefold().removesuffix(".bin")
     return next((model for model in list_models() if model.name.casefold() == wanted), None)
@@ -85,7 +93,7 @@ def complete_names(incomplete: str) -> list[str]:
 
 
 def resolve(name: str | os.PathLike[str]) -> Path:
-    """The model file that is meant: a path that exists, or the name of a pulled model.
+    """The model file that is meant: a file that exists, or the name of a pulled model.
 
     What looks like a path is given back as it is: whoever opens it says what is wrong with it.
 
@@ -94,7 +102,7 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     """
     text = os.fspath(name)
     path = Path(text)
-    if "/" in text or os.sep in text or _exists(path):
+    if "/" in text or os.sep in text or _is_file(path):
         return path
     if pulled := find(text):
         return pulled.path
@@ -109,9 +117,9 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     raise ModelError(f"{text}: no such file, and no pulled model", _meant(near))
 
 
-def _exists(path: Path) -> bool:
+def _is_file(path: Path) -> bool:
     try:
-        return path.exists()
+        return path.is_file()
     except OSError:  # too long for a file's name
         return False
 
@@ -121,25 +129,31 @@ def _meant(near: Sequence[str]) -> str:
     return f"{begin}llamatui models lists what is here"
 
 
-def pulled(name: str) -> PulledModel:
-    """The pulled model of this name.
+def stored(name: str) -> list[StoredModel]:
+    """The pulled model of this name, or else all that GGUF files of this name became.
 
     Raises:
         ModelError: There is none.
     """
     if model := find(name):
-        return model
-    near = catalogue.near(name, [model.name for model in list_models()])
+        return [model]
+    all_converted = list_converted()
+    if same := [model for model in all_converted if model.name.casefold() == name.casefold()]:
+        return same
+    near = catalogue.near(name, [model.name for model in (*list_models(), *all_converted)])
     raise ModelError(f"no pulled model is called {name!r}", _meant(near))
 
 
-def remove(model: PulledModel) -> None:
+def remove(model: StoredModel) -> None:
     """Deletes a model and what belongs to it.
 
     Raises:
         LlamatuiError: A file cannot be deleted.
     """
     delete(model.files[::-1])  # the model first: what an interrupted removal leaves is no model any more
+    if model.path.parent != models_folder():
+        with suppress(OSError):  # the same GGUF file has been run under another name too
+            model.path.parent.rmdir()
 
 
 def delete(files: Sequence[Path]) -> None:

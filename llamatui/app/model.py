@@ -202,5 +202,5 @@ def open_checkpoint(
 def tokenizer_of(checkpoint: Checkpoint) -> Path | None:
     """The tokenizer file that belongs to a model, wherever it is."""
     return find_tokenizer(
-        checkpoint.path, checkpoint.config.vocab_size, Path.cwd(), library.tokenizers_folder()
+        checkpoint.path, checkpoint.config.vocab_size, Path.cwd(), own=library.tokenizers_folder()
     )

@@ -16,9 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from llamatui.app import catalogue, library
-from llamatui.errors import LlamatuiError, ModelError, UsageError
-from llamatui.export.hub import FetchedFile, HubFile, Progress, Repository, fetch, look_up
+from llamatui.backends.checkpoint import Checkpoint, ModelConfig
+from llamatui.errors import LlamatuiError, MissingExtraError, ModelError, UsageError
+from llamatui.export.hub import FetchedFile, HubFile, Progress, Repository, fetch, keep_only, look_up
 from llamatui.export.source import Source
+from llamatui.tokenizers.file_names import TOKENIZER_ENDS
 
 REPO = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?::(?P<file>.+))?", re.ASCII)
 
@@ -31,7 +33,6 @@ FOLDER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
-    "chat_template.json",
 )
 WEIGHTS = (
     (r"model(-\d+-of-\d+)?\.safetensors", "model.safetensors.index.json"),
@@ -144,58 +145,33 @@ def pull(
         LlamatuiError: No connection, no room, or it must be licensed first. What came so far is kept.
     """
     wanted = parse(target)
-    if isinstance(wanted, catalogue.Tokenizer):
-        step("downloading")
-        return _pull_tokenizer(wanted, force, progress)
-    if here := _here(wanted, force):
-        return here
-    repository = look_up(wanted.repo)
-    files = choose(repository, wanted.file)
-    folder = _download_folder(wanted.repo, wanted.file)
-    with _alone(folder):
-        step("downloading")
-        room = _room_to_export(repository, files, wanted.file, folder, version)
-        fetched = fetch(repository, files, folder, room=room, progress=progress)
-        if wanted.tokenizer:
-            fetched.append(_bring_tokenizer(wanted.tokenizer, folder / wanted.file))
-        # Beside where it goes, which may be another disk than that of the downloads.
-        staged = library.models_folder() / f".{wanted.name}.part"
-        with _disk(staged):
-            shutil.rmtree(staged, ignore_errors=True)
-            staged.mkdir(parents=True)
-        model = staged / f"{wanted.name}.bin"
-        try:
-            if wanted.file.endswith(".bin") and version is None and group_size is None:
-                notes = _move_bin(folder / wanted.file, model)
-            else:
-                step("exporting")
-                notes = _export(folder, wanted.file, model, version, group_size, progress)
-            with _disk(staged):
-                _write_origin(model.with_suffix(".json"), wanted, repository, fetched)
-                path = _install(staged, model.name)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
-        shutil.rmtree(folder, ignore_errors=True)
-    return Pulled(wanted.name, path, is_new=True, notes=tuple(notes))
+    with _alone(wanted.name):
+        if isinstance(wanted, catalogue.Tokenizer):
+            return _pull_tokenizer(wanted, force, progress, step)
+        return _here(wanted, force) or _pull_model(wanted, version, group_size, progress, step)
 
 
-def fetch_repository(repo: str, *, progress: Progress = lambda done, total: None) -> Path:
-    """Brings a Hugging Face model into the downloads folder, as it is; the folder it is in.
+@contextmanager
+def fetched_repository(repo: str, *, progress: Progress = lambda done, total: None) -> Iterator[Path]:
+    """A Hugging Face model of the hub, as it is: the folder it is in, for as long as the block lasts.
+
+    Where the block fails, what was fetched is kept for the next time.
 
     Raises:
         UsageError, ModelError, LlamatuiError: As `pull`.
     """
     wanted = parse(repo)
-    assert isinstance(wanted, Target)
-    repository = look_up(wanted.repo)
-    folder = _download_folder(wanted.repo, "")
-    with _alone(folder):
-        fetch(repository, choose(repository, ""), folder, progress=progress)
-    return folder
+    if not isinstance(wanted, Target) or wanted.file:
+        raise UsageError(f"expected a repository of safetensors, found {repo!r}", f"llamatui pull {repo}")
+    with _alone(wanted.name):
+        download = _begin(wanted)
+        fetch(download.repository, download.files, download.folder, progress=progress)
+        yield download.folder
+        shutil.rmtree(download.folder, ignore_errors=True)
 
 
 def _here(wanted: Target, force: bool) -> Pulled | None:
-    """The model if it is here already.
+    """The model if it is here already; None where it is to be pulled.
 
     Raises:
         ModelError: Another one has its name.
@@ -210,6 +186,91 @@ def _here(wanted: Target, force: bool) -> Pulled | None:
             f"llamatui models rm {model.name}, or --force to put this one in its place",
         )
     return Pulled(model.name, model.path, is_new=False)
+
+
+def _pull_model(
+    wanted: Target,
+    version: int | None,
+    group_size: int | None,
+    progress: Progress,
+    step: Callable[[str], None],
+) -> Pulled:
+    step("downloading")
+    download = _begin(wanted)
+    folder = download.folder
+    is_kept_as_it_is = wanted.file.endswith(".bin") and version is None and group_size is None
+    room = 0 if is_kept_as_it_is else _size_of_export(download, version)
+    fetched = fetch(download.repository, download.files, folder, room=room, progress=progress)
+    if wanted.tokenizer:
+        fetched.append(_bring_tokenizer(wanted.tokenizer, folder / wanted.file))
+    # Beside where it goes, which may be another disk than that of the downloads.
+    staged = library.models_folder() / f".{wanted.name}.part"
+    with _disk(staged):
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+    model = staged / f"{wanted.name}.bin"
+    try:
+        if is_kept_as_it_is:
+            notes = _take_bin(folder / wanted.file, model)
+        else:
+            step("exporting")
+            notes = _export(folder, wanted.file, model, version, group_size, progress)
+        with _disk(staged):
+            _write_origin(model.with_suffix(".json"), wanted, download.repository, fetched)
+            path = _install(staged, wanted.name)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    return Pulled(wanted.name, path, is_new=True, notes=tuple(notes))
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """What is to be fetched, and the folder that it comes into."""
+
+    repository: Repository
+    files: list[HubFile]
+    folder: Path
+    config: ModelConfig | None
+    """Of a Hugging Face model, whose config.json is here already."""
+
+
+def _begin(wanted: Target) -> Download:
+    """Looks up what there is. A model that cannot be exported is refused before its large files come.
+
+    Raises:
+        ModelError, LlamatuiError: As `pull`.
+    """
+    repository = look_up(wanted.repo)
+    files = choose(repository, wanted.file)
+    folder = _download_folder(wanted.repo, wanted.file)
+    with _disk(folder):
+        keep_only(folder, files)
+    config = None
+    if not wanted.file:
+        from llamatui.export.hf_config import read_config
+
+        fetch(repository, [repository.file("config.json")], folder)
+        config, _ = read_config(folder)
+    return Download(repository, files, folder, config)
+
+
+def _download_folder(repo: str, file: str) -> Path:
+    name = re.sub(r"[^\w.+-]+", "--", f"{repo}/{file}".removesuffix("/"))
+    return library.downloads_folder() / name
+
+
+def _size_of_export(download: Download, version: int | None) -> int:
+    """Bytes that the exported file will take, about."""
+    from llamatui.export.to_bin import LARGEST_FP32
+
+    if download.config is None:
+        # A GGUF file of four bits a weight becomes Q8_0; a .bin seldom grows.
+        return 2 * sum(file.size for file in download.files)
+    fp32 = 4 * download.config.n_params
+    if version == 2 or (version is None and fp32 > LARGEST_FP32):
+        return fp32 * 17 // 64  # a byte for each weight, four for each group of 64
+    return fp32
 
 
 def choose(repository: Repository, file: str) -> list[HubFile]:
@@ -250,36 +311,6 @@ def choose(repository: Repository, file: str) -> list[HubFile]:
     )
 
 
-def _room_to_export(
-    repository: Repository, files: Sequence[HubFile], file: str, folder: Path, version: int | None
-) -> int:
-    """Bytes that the exported file will take, about.
-
-    Raises:
-        CheckpointError: It is no model that can be exported; told before the large files come.
-    """
-    size = sum(other.size for other in files)
-    if file.endswith(".bin"):
-        return 0 if version is None else size
-    if file.endswith(".gguf"):
-        # Mostly four bits a weight or more: half of what Q8_0 takes, an eighth of fp32.
-        return 2 * size if version in (None, 2) else 8 * size
-    from llamatui.export.hf_config import read_config
-    from llamatui.export.to_bin import LARGEST_FP32
-
-    fetch(repository, [repository.file("config.json")], folder)
-    config, _ = read_config(folder)
-    fp32 = 4 * config.n_params
-    if version == 2 or (version is None and fp32 > LARGEST_FP32):
-        return fp32 * 17 // 64  # 8 bits, and 16 for each group of 32
-    return fp32
-
-
-def _download_folder(repo: str, file: str) -> Path:
-    name = re.sub(r"[^\w.+-]+", "--", f"{repo}/{file}".removesuffix("/"))
-    return library.downloads_folder() / name
-
-
 def _export(
     folder: Path, file: str, target: Path, version: int | None, group_size: int | None, progress: Progress
 ) -> list[str]:
@@ -305,26 +336,32 @@ def _open(folder: Path, file: str) -> Source:
     return open_hf(folder)
 
 
-def _move_bin(model: Path, target: Path) -> list[str]:
-    """Moves a checkpoint and its tokenizer as they are; gives what the user should know.
+def _take_bin(model: Path, target: Path) -> list[str]:
+    """Puts a checkpoint and its tokenizer at `target` too, as they are; gives what the user should know.
 
     Raises:
         CheckpointError: It is no checkpoint.
     """
-    from llamatui.backends.checkpoint import Checkpoint
     from llamatui.tokenizers.loading import find_tokenizer
 
     vocab_size = Checkpoint(model).config.vocab_size
     tokenizer = find_tokenizer(model, vocab_size)
     with _disk(target):
         if tokenizer:
-            shutil.move(tokenizer, target.with_name(f"{target.stem}.tokenizer{tokenizer.suffix}"))
-        shutil.move(model, target)
-    if tokenizer or find_tokenizer(target, vocab_size, library.tokenizers_folder()):
+            _link(tokenizer, target.with_name(f"{target.stem}.tokenizer{tokenizer.suffix}"))
+        _link(model, target)
+    if tokenizer or find_tokenizer(target, vocab_size, own=library.tokenizers_folder()):
         return []
     known = catalogue.tokenizer_for(vocab_size)
     remedy = f"llamatui pull {known.name}" if known else "name one with -z"
     return [f"no tokenizer of {vocab_size} tokens came with it: {remedy}"]
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(path)
+    except OSError:  # a disk that has no links, or another disk
+        shutil.copyfile(path, target)
 
 
 def _bring_tokenizer(entry: catalogue.Tokenizer, model: Path) -> FetchedFile:
@@ -336,26 +373,23 @@ def _bring_tokenizer(entry: catalogue.Tokenizer, model: Path) -> FetchedFile:
     return fetched
 
 
-def _pull_tokenizer(entry: catalogue.Tokenizer, force: bool, progress: Progress) -> Pulled:
+def _pull_tokenizer(
+    entry: catalogue.Tokenizer, force: bool, progress: Progress, step: Callable[[str], None]
+) -> Pulled:
     from llamatui.tokenizers.loading import load_tokenizer
 
     path = library.tokenizers_folder() / f"{entry.name}{Path(entry.file).suffix}"
     if path.is_file() and not force:
         return Pulled(entry.name, path, is_new=False)
+    step("downloading")
     repository = look_up(entry.repo)
     folder = _download_folder(entry.repo, entry.file)
-    with _alone(folder):
-        (fetched,) = fetch(
-            repository,
-            [repository.file(entry.file)],
-            folder,
-            progress=progress,
-        )
-        load_tokenizer(fetched.path, entry.vocab_size)
-        with _disk(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fetched.path.replace(path)
-        shutil.rmtree(folder, ignore_errors=True)
+    (fetched,) = fetch(repository, [repository.file(entry.file)], folder, progress=progress)
+    load_tokenizer(fetched.path, entry.vocab_size)
+    with _disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(fetched.path, path)
+    shutil.rmtree(folder, ignore_errors=True)
     return Pulled(entry.name, path, is_new=True)
 
 
@@ -372,32 +406,40 @@ def _write_origin(path: Path, wanted: Target, repository: Repository, fetched: S
     path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def _install(staged: Path, model: str) -> Path:
+def _install(staged: Path, name: str) -> Path:
     """Moves all that was staged into the models folder, the model itself last."""
     models = library.models_folder()
+    replaced = library.find(name)
+    if replaced and replaced.name != name:  # the same name, spelt otherwise
+        library.remove(replaced)
     # A tokenizer that was here before belongs to another model.
-    library.delete([models / f"{Path(model).stem}{end}" for end in library.TOKENIZER_ENDS])
+    library.delete([models / f"{name}{end}" for end in TOKENIZER_ENDS])
+    model = f"{name}.bin"
     for path in sorted(staged.iterdir(), key=lambda path: path.name == model):
         path.replace(models / path.name)
     return models / model
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds the download folder: two that write to one file would ruin it.
+def _alone(name: str) -> Iterator[None]:
+    """Keeps others from pulling what is called so: two that write to one file would ruin it.
 
     Raises:
-        LlamatuiError: Another process holds it.
+        LlamatuiError: Another process is at it.
+        MissingExtraError: The extra that `pull` needs is not installed.
     """
-    from filelock import FileLock, Timeout
+    try:
+        from filelock import FileLock, Timeout
+    except ImportError:
+        raise MissingExtraError("pulling models", "export") from None
 
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    with _disk(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(library.downloads_folder() / f".{name.casefold()}.lock")
+    with _disk(library.downloads_folder()):
+        library.downloads_folder().mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise LlamatuiError(f"{folder}: another pull of this is running", "wait for it to end") from None
+            raise LlamatuiError(f"{name}: another pull of it is running", "wait for it to end") from None
     try:
         yield
     finally:

@@ -5,7 +5,7 @@ from pathlib import Path
 from llamatui.backends.checkpoint import Checkpoint
 from llamatui.backends.checkpoint_writer import Rows
 from llamatui.export.source import META_LAYER_NAMES, Source, drop_pages
-from llamatui.export.tokenizer_files import beside
+from llamatui.export.tokenizer_files import beside, with_token_ids
 
 
 def open_bin(path: Path) -> Source:
@@ -23,4 +23,5 @@ def open_bin(path: Path) -> Source:
         stored = checkpoint.tensors[name]
         return stored[layer] if name in META_LAYER_NAMES else stored
 
-    return Source(path, config, tensor, beside(path, config.vocab_size))
+    tokenizer = beside(path, config.vocab_size)
+    return Source(path, with_token_ids(config, tokenizer), tensor, tokenizer)

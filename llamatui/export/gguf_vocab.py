@@ -16,7 +16,7 @@ from llamatui.errors import TokenizerError
 from llamatui.export.gguf_header import DAMAGED, Metadata
 from llamatui.export.source import TokenizerFiles
 from llamatui.tokenizers.hf_json_writer import bpe_json, byte_alphabet
-from llamatui.tokenizers.sentencepiece_proto import PieceType, build_model
+from llamatui.tokenizers.sentencepiece_proto import PieceType, build_model, is_control_name
 from llamatui.tokenizers.splitters import SPLIT_PATTERNS
 
 SENTENCEPIECE, BPE = "llama", "gpt2"
@@ -110,6 +110,9 @@ def _vocab(metadata: Metadata, vocab_size: int) -> _Vocab:
     # Converters did not always know that a token they added is a control token. llama.cpp corrects it, too.
     for i in (ids.bos, *ids.ends):
         if i >= 0 and types[i] in (PieceType.NORMAL, PieceType.USER_DEFINED, PieceType.UNUSED):
+            types[i] = PieceType.CONTROL
+    for i, text in enumerate(tokens):
+        if types[i] is not PieceType.BYTE and is_control_name(text):
             types[i] = PieceType.CONTROL
     return _Vocab(tokens, types, ids)
 

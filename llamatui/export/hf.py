@@ -17,7 +17,7 @@ from llamatui.backends.checkpoint_writer import Rows
 from llamatui.backends.q8_0 import FloatArray, Q8Tensor
 from llamatui.errors import CheckpointError
 from llamatui.export.hf_config import read_config
-from llamatui.export.json_file import read_object, read_small
+from llamatui.export.json_file import read_object
 from llamatui.export.safetensors_file import SafetensorsFile
 from llamatui.export.source import (
     HF_LAYER_NAMES,
@@ -27,7 +27,8 @@ from llamatui.export.source import (
     Source,
     interleave,
 )
-from llamatui.export.tokenizer_files import from_folder
+from llamatui.export.tokenizer_files import folder_config, from_folder, with_token_ids
+from llamatui.export.torch_files import TorchRows, open_torch, state_dict
 from llamatui.tokenizers.chat_templates import format_of, template_text
 
 WHOLE = "get the whole repository of the model"
@@ -45,7 +46,6 @@ def open_hf(folder: Path) -> Source:
     Raises:
         CheckpointError: A file or tensor is missing or damaged, or the model is not computed as Llama is.
         TokenizerError: The tokenizer cannot be read.
-        MissingExtraError: The weights are in PyTorch's format, and it is not installed.
     """
     try:
         return _open(folder)
@@ -63,7 +63,7 @@ def _open(folder: Path) -> Source:
         notes.append(
             f"{len(left_out)} tensors that Llama models do not have were left out: {', '.join(left_out[:3])}"
         )
-    template = _chat_template(folder)
+    template = template_text(folder_config(folder).get("chat_template"))
     chat_format = format_of(template) or UNKNOWN_FORMAT if template else ""
     if chat_format == UNKNOWN_FORMAT:
         notes.append("the chat template is none that is known here: chats need --chat-format")
@@ -75,7 +75,8 @@ def _open(folder: Path) -> Source:
         rows = tensors[name, layer]
         return reorder_heads(rows, interleave(config.head_dim)) if name in ROTATED else rows
 
-    return Source(folder, replace(config, chat_format=chat_format), tensor, tokenizer, notes)
+    config = with_token_ids(replace(config, chat_format=chat_format), tokenizer)
+    return Source(folder, config, tensor, tokenizer, notes)
 
 
 def reorder_heads(rows: Rows, order: npt.NDArray[np.int64]) -> Rows:
@@ -202,19 +203,8 @@ def _open_safetensors(path: Path) -> Openers:
 
 
 def _open_pytorch(path: Path) -> Openers:
-    from llamatui.export.torch_files import TorchRows, open_torch, state_dict
-
     def checked(rows: TorchRows) -> Rows:
         rows.check_float()
         return rows
 
     return {name: partial(checked, rows) for name, rows in state_dict(path, open_torch(path)).items()}
-
-
-def _chat_template(folder: Path) -> str:
-    """The model's chat template; "" where it has none."""
-    own = folder / "chat_template.jinja"
-    if own.exists():
-        return read_small(own).decode("utf-8", "replace")
-    config = folder / "tokenizer_config.json"
-    return template_text(read_object(config).get("chat_template")) if config.exists() else ""

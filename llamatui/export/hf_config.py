@@ -6,16 +6,14 @@ transformers 4 (`rope_theta`, `rope_scaling`) and 5 (`rope_parameters`).
 """
 
 import reprlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from llamatui.backends.checkpoint import MAX_DIMENSION, ModelConfig, RopeScaling, check_config
 from llamatui.errors import CheckpointError
-from llamatui.export.json_file import JsonObject, read_object
+from llamatui.export.json_file import WRONG_VALUE, Fields, read_object
 
 MODEL_TYPES = ("llama", "mistral")
 OTHER_MODEL = "only models of these types can be exported: others compute something else than Llama does"
-DAMAGED = "config.json is damaged, or was edited: get it again"
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
@@ -65,7 +63,7 @@ def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
     try:
         check_config(config, str(path))
     except CheckpointError as error:
-        raise CheckpointError(error.message, DAMAGED) from None
+        raise CheckpointError(error.message, WRONG_VALUE) from None
     head_dim = fields.integer("head_dim", config.head_dim)
     if head_dim != config.head_dim:
         raise CheckpointError(
@@ -74,56 +72,6 @@ def read_config(folder: Path) -> tuple[ModelConfig, list[str]]:
             "models with wider or narrower heads cannot be exported",
         )
     return config, notes
-
-
-@dataclass(frozen=True, slots=True)
-class Fields:
-    """Typed access to a JSON object. A field that is null counts as absent, as it does for transformers."""
-
-    where: str
-    values: JsonObject
-
-    def get(self, key: str) -> object:
-        return self.values.get(key)
-
-    def wrong(self, key: str, expected: str, hint: str = DAMAGED) -> CheckpointError:
-        found = reprlib.repr(self.get(key)) if self.get(key) is not None else "none"
-        return CheckpointError(f"{self.where}: expected {key} {expected}, found {found}", hint)
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        value = default if self.get(key) is None else self.get(key)
-        if type(value) is not int or not 0 < value <= MAX_DIMENSION:
-            raise self.wrong(key, f"in 1..{MAX_DIMENSION}")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = default if self.get(key) is None else self.get(key)
-        # Bounds that a float32 can hold; NaN is outside of any.
-        if isinstance(value, bool) or not isinstance(value, int | float) or not -1e30 < value < 1e30:
-            raise self.wrong(key, "to be a number")
-        return float(value)
-
-    def flag(self, key: str) -> bool:
-        value = self.get(key)
-        if value is not None and not isinstance(value, bool):
-            raise self.wrong(key, "to be true or false")
-        return bool(value)
-
-    def token_id(self, key: str) -> int:
-        """-1 where it is absent."""
-        value = -1 if self.get(key) is None else self.get(key)
-        if type(value) is not int:
-            raise self.wrong(key, "to be a token id")
-        return value
-
-    def token_ids(self, key: str) -> list[int]:
-        """Of one id or a list of them; empty where it is absent."""
-        value = self.get(key)
-        found: list[object] = value if isinstance(value, list) else [] if value is None else [value]
-        ids = [token for token in found if type(token) is int]
-        if len(ids) < len(found):
-            raise self.wrong(key, "to be a token id, or a list of them")
-        return ids
 
 
 def _check_architecture(fields: Fields) -> None:

@@ -8,7 +8,6 @@ A file is `NAME.<hash>.part` until its size and hash are the hub's, so its name 
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
 
 from llamatui import __version__
+from llamatui.backends.checkpoint_writer import check_room
 from llamatui.errors import LlamatuiError, MissingExtraError, ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def fetch(
     with _told(repository.repo):
         headers = _headers()
         folder.mkdir(parents=True, exist_ok=True)
-        _check_room(folder, files, room)
+        check_room(folder, room + _missing(folder, files), f", then {AGAIN}")
         total = sum(file.size for file in files)
         fetched: list[FetchedFile] = []
         before = 0
@@ -198,14 +198,30 @@ def _bring(
             raise ModelError(f"{repository.repo}: {file.name}: {problem}", "try again")
         part.replace(path)
     step(file.size)
-    return FetchedFile(
-        path, file.name, file.size, file.sha256 or hashlib.sha256(path.read_bytes()).hexdigest()
-    )
+    return FetchedFile(path, file.name, file.size, file.sha256 or _sha256(path))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def part_of(path: Path, file: HubFile) -> Path:
     """Where a file is until it is whole. Another version of it has another name, so the two never mix."""
     return path.with_name(f"{path.name}.{file.digest[:12]}.part")
+
+
+def keep_only(folder: Path, files: Sequence[HubFile]) -> None:
+    """Deletes all in `folder` that is none of `files`, whole or begun: no commit's files mix with another's.
+
+    Raises:
+        OSError: Something cannot be deleted.
+    """
+    paths = [folder / file.name for file in files]
+    kept = {*paths, *map(part_of, paths, files)}
+    for path in folder.rglob("*"):
+        if path not in kept and not path.is_dir():
+            path.unlink()
 
 
 def _check(repo: str, file: HubFile) -> None:
@@ -223,18 +239,14 @@ def _check(repo: str, file: HubFile) -> None:
         )
 
 
-def _check_room(folder: Path, files: Iterable[HubFile], room: int) -> None:
-    needed = room
+def _missing(folder: Path, files: Iterable[HubFile]) -> int:
+    """Bytes of `files` that are not in `folder` yet."""
+    missing = 0
     for file in files:
         path = folder / file.name
         here = next((p.stat().st_size for p in (path, part_of(path, file)) if p.is_file()), 0)
-        needed += max(file.size - here, 0)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise LlamatuiError(
-            f"{folder}: {needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free",
-            "make room, then repeat the command",
-        )
+        missing += max(file.size - here, 0)
+    return missing
 
 
 def _receive(

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from llamatui.backends.checkpoint import ModelConfig
 from llamatui.errors import CheckpointError
-from llamatui.export.meta import OriginalTensors, number, positive, shard_tensors, shares_classifier
+from llamatui.export.json_file import Fields
+from llamatui.export.meta import OriginalTensors, part_shape, shares_classifier
 from llamatui.export.source import Source
-from llamatui.export.tokenizer_files import beside
+from llamatui.export.tokenizer_files import beside, with_token_ids
 from llamatui.export.torch_files import TorchRows, open_torch, state_dict
 
 WRAPPERS = ("_orig_mod.", "module.")
@@ -22,7 +23,6 @@ def open_llama2c(path: Path) -> Source:
 
     Raises:
         CheckpointError: Missing, damaged, or not a checkpoint of llama2.c's `train.py`.
-        MissingExtraError: PyTorch is not installed.
         TokenizerError: The tokenizer beside it cannot be read.
     """
     content = open_torch(path)
@@ -34,10 +34,11 @@ def open_llama2c(path: Path) -> Source:
             "give the ckpt.pt that train.py wrote; of another model, give its folder",
         )
     shard = {_bare(name): rows for name, rows in state_dict(path, content["model"]).items()}
-    config = _config(path, args, shard)
+    config = _config(path, Fields(f"{path}: model_args", args), shard)
     tensors = OriginalTensors(path, [shard], config)
     config = replace(config, shared_classifier=shares_classifier(tensors))
-    return Source(path, config, tensors, beside(path, config.vocab_size))
+    tokenizer = beside(path, config.vocab_size)
+    return Source(path, with_token_ids(config, tokenizer), tensors, tokenizer)
 
 
 def _bare(name: str) -> str:
@@ -46,16 +47,16 @@ def _bare(name: str) -> str:
     return name
 
 
-def _config(path: Path, args: dict[str, object], shard: dict[str, TorchRows]) -> ModelConfig:
+def _config(path: Path, args: Fields, shard: dict[str, TorchRows]) -> ModelConfig:
     """All but `shared_classifier`. `vocab_size` is checked against the embedding with all other shapes."""
-    n_heads = positive(path, args, "n_heads")
+    n_heads = args.integer("n_heads")
     return ModelConfig(
-        dim=positive(path, args, "dim"),
-        hidden_dim=shard_tensors(path, [shard], "w1")[0].shape[0],
-        n_layers=positive(path, args, "n_layers"),
+        dim=args.integer("dim"),
+        hidden_dim=part_shape(path, [shard], "w1")[0],
+        n_layers=args.integer("n_layers"),
         n_heads=n_heads,
-        n_kv_heads=positive(path, args, "n_kv_heads", n_heads),
-        vocab_size=positive(path, args, "vocab_size"),
-        max_seq_len=positive(path, args, "max_seq_len"),
-        norm_eps=number(path, args, "norm_eps", 1e-5),
+        n_kv_heads=args.integer("n_kv_heads", n_heads),
+        vocab_size=args.integer("vocab_size"),
+        max_seq_len=args.integer("max_seq_len"),
+        norm_eps=args.number("norm_eps", 1e-5),
     )

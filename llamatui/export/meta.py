@@ -24,7 +24,6 @@ import numpy as np
 
 from llamatui.backends.checkpoint import (
     LLAMA3_VOCAB_SIZE,
-    MAX_DIMENSION,
     ModelConfig,
     RopeScaling,
     check_config,
@@ -33,9 +32,9 @@ from llamatui.backends.checkpoint import (
 from llamatui.backends.checkpoint_writer import row_blocks
 from llamatui.backends.q8_0 import FloatArray
 from llamatui.errors import CheckpointError
-from llamatui.export.json_file import JsonObject, read_object
+from llamatui.export.json_file import Fields, read_object
 from llamatui.export.source import META_LAYER_NAMES, META_NAMES, Source
-from llamatui.export.tokenizer_files import from_folder
+from llamatui.export.tokenizer_files import from_folder, with_token_ids
 from llamatui.export.torch_files import TorchRows, open_torch, state_dict
 
 NOT_WEIGHTS = re.compile(
@@ -62,11 +61,10 @@ def open_meta(folder: Path) -> Source:
 
     Raises:
         CheckpointError: A file is missing or damaged, or it is no Llama of text alone in full precision.
-        MissingExtraError: PyTorch is not installed.
         TokenizerError: The tokenizer cannot be read.
     """
     where = folder / "params.json"
-    params = read_object(where)
+    params = Fields(str(where), read_object(where))
     for key, kind in OTHER_ARCHITECTURES.items():
         if params.get(key):
             raise _not_read(where, f"{kind} ({key})")
@@ -74,10 +72,11 @@ def open_meta(folder: Path) -> Source:
     if any(name.startswith(("vision_model.", "text_model.")) for name in shards[0]):
         raise _not_read(folder, "a vision model")
     notes: list[str] = []
-    config = _config(where, params, shards, notes)
+    config = _config(folder, params, shards, notes)
     tensors = OriginalTensors(folder, shards, config)
     config = replace(config, shared_classifier=shares_classifier(tensors))
-    return Source(folder, config, tensors, from_folder(folder, config.vocab_size), notes)
+    tokenizer = from_folder(folder, config.vocab_size)
+    return Source(folder, with_token_ids(config, tokenizer), tensors, tokenizer, notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,23 +127,17 @@ class OriginalTensors:
                 )
 
     def __call__(self, name: str, layer: int) -> TorchRows | ShardedRows:
-        parts = shard_tensors(self._where, self._shards, name, layer)
+        parts = [shard[original_name(name, layer)] for shard in self._shards]
         full = self._shapes[name]
         if len(full) == 1 or len(parts) == 1:
             return parts[0]
         return ShardedRows(parts, full)
 
     def _check(self, name: str, layer: int, config: ModelConfig) -> None:
-        parts, full = shard_tensors(self._where, self._shards, name, layer), self._shapes[name]
-        n, shape = len(parts), parts[0].shape
-        where = f"{self._where}: {original_name(name, layer)}"
-        for part in parts:
-            part.check_float()
-            if part.shape != shape:
-                raise CheckpointError(
-                    f"{where}: expected the same shape in all shards, found {shape} and {part.shape}",
-                    "the shards are of different models",
-                )
+        shape, full = part_shape(self._where, self._shards, name, layer), self._shapes[name]
+        for shard in self._shards:
+            shard[original_name(name, layer)].check_float()
+        n, where = len(self._shards), f"{self._where}: {original_name(name, layer)}"
         # Of the shapes that make up `full`: norms are repeated, matrices cut along their rows or columns.
         possible = [full] if len(full) == 1 or n == 1 else [(full[0] / n, full[1]), (full[0], full[1] / n)]
         if shape in possible:
@@ -169,11 +162,11 @@ def original_name(name: str, layer: int) -> str:
     return f"{META_NAMES[name]}.weight"
 
 
-def shard_tensors(where: Path, shards: Sequence[Shard], name: str, layer: int = 0) -> list[TorchRows]:
-    """One tensor's part in each shard, of the rank that it must have.
+def part_shape(where: Path, shards: Sequence[Shard], name: str, layer: int = 0) -> tuple[int, ...]:
+    """The shape of a tensor's part in each shard.
 
     Raises:
-        CheckpointError: A shard lacks it, or it has another rank.
+        CheckpointError: A shard lacks it, it has another rank, or its shape is not the same in all shards.
     """
     key, rank = original_name(name, layer), 1 if name.endswith("norm") else 2
     for i, shard in enumerate(shards):
@@ -188,50 +181,19 @@ def shard_tensors(where: Path, shards: Sequence[Shard], name: str, layer: int = 
                 f"{where}: {key}: expected {rank} dimensions, found shape {shard[key].shape}",
                 "the file is damaged, or of another architecture",
             )
-    return [shard[key] for shard in shards]
+        if shard[key].shape != shards[0][key].shape:
+            raise CheckpointError(
+                f"{where}: {key}: expected the same shape in all shards, "
+                f"found {shards[0][key].shape} and {shard[key].shape}",
+                "the shards are of different models",
+            )
+    return shards[0][key].shape
 
 
 def shares_classifier(tensors: OriginalTensors) -> bool:
     """Whether the classifier is the embedding; reads a block at a time, up to the first that differs."""
     a, b = tensors("tok_embeddings", 0), tensors("wcls", 0)
     return all(np.array_equal(a[block], b[block]) for block in row_blocks(a.shape))
-
-
-def positive(where: Path, values: Mapping[str, object], key: str, default: int | None = None) -> int:
-    """`values[key]`, where None is as good as absent.
-
-    Raises:
-        CheckpointError: It is no whole number from 1 to MAX_DIMENSION, or absent without a default.
-    """
-    value = values.get(key)
-    value = default if value is None else value
-    if type(value) is not int or not 0 < value <= MAX_DIMENSION:
-        raise CheckpointError(
-            f"{where}: expected {key} as a whole number from 1 to {MAX_DIMENSION}, found {_shown(value)}",
-            "the file is damaged or of another architecture",
-        )
-    return value
-
-
-def number(where: Path, values: Mapping[str, object], key: str, default: float) -> float:
-    """`values[key]`, where None is as good as absent.
-
-    Raises:
-        CheckpointError: It is no number that a float holds.
-    """
-    value = values.get(key)
-    value = default if value is None else value
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e30:
-        raise CheckpointError(
-            f"{where}: expected {key} as a number, found {_shown(value)}",
-            "the file is damaged or of another architecture",
-        )
-    return float(value)
-
-
-def _shown(value: object) -> str:
-    # A list's text may be as long and as deep as the file.
-    return f"{value!r:.40}" if isinstance(value, int | float | str | None) else f"a {type(value).__name__}"
 
 
 def _not_read(where: Path, kind: str) -> CheckpointError:
@@ -256,29 +218,29 @@ def _shard_paths(folder: Path) -> list[Path]:
     return paths
 
 
-def _config(where: Path, params: JsonObject, shards: Sequence[Shard], notes: list[str]) -> ModelConfig:
+def _config(folder: Path, params: Fields, shards: Sequence[Shard], notes: list[str]) -> ModelConfig:
     """All but `shared_classifier`; what is assumed goes into `notes`."""
-    dim = positive(where, params, "dim")
-    n_heads = positive(where, params, "n_heads")
+    dim = params.integer("dim")
+    n_heads = params.integer("n_heads")
     # params.json may say -1. Llama 2 cuts the embedding along dim, Llama 3 along the vocabulary.
-    rows, cols = shard_tensors(where.parent, shards, "tok_embeddings")[0].shape
-    hidden_dim = shard_tensors(where.parent, shards, "w1")[0].shape[0] * len(shards)
+    rows, cols = part_shape(folder, shards, "tok_embeddings")
+    hidden_dim = part_shape(folder, shards, "w1")[0] * len(shards)
     config = ModelConfig(
         dim=dim,
         hidden_dim=hidden_dim,
-        n_layers=positive(where, params, "n_layers"),
+        n_layers=params.integer("n_layers"),
         n_heads=n_heads,
-        n_kv_heads=positive(where, params, "n_kv_heads", n_heads),
+        n_kv_heads=params.integer("n_kv_heads", n_heads),
         vocab_size=rows * len(shards) if cols == dim else rows,
         max_seq_len=0,
-        rope_theta=number(where, params, "rope_theta", 10000.0),
-        norm_eps=number(where, params, "norm_eps", 1e-5),
+        rope_theta=params.number("rope_theta", 10000.0),
+        norm_eps=params.number("norm_eps", 1e-5),
     )
     if params.get("use_scaled_rope"):
-        factor = number(where, params, "rope_scaling_factor", 32.0 if dim < 4096 else 8.0)
+        factor = params.number("rope_scaling_factor", 32.0 if dim < 4096 else 8.0)
         if params.get("rope_scaling_factor") is None:
             notes.append(f"params.json does not say the factor of RoPE scaling: {factor:g} is assumed")
-        high = number(where, params, "rope_high_freq_factor", 4.0)
+        high = params.number("rope_high_freq_factor", 4.0)
         config = replace(config, rope_scaling=RopeScaling(factor, 1.0, high, 8192))
     max_seq_len, family = _context(config)
     notes.append(f"params.json does not say the context length: {max_seq_len} is assumed, as {family}'s")

@@ -9,10 +9,10 @@ from llamatui.backends.checkpoint_writer import Progress, WriteReport, write_che
 from llamatui.backends.q8_0 import Q8Tensor
 from llamatui.errors import LlamatuiError, UsageError
 from llamatui.export.source import Source, TokenizerFiles
+from llamatui.tokenizers.file_names import TOKENIZER_ENDS
 
 DEFAULT_GROUP_SIZE = 64  # llama2.c's
 LARGEST_FP32 = 1 << 30  # bytes
-TOKENIZER_ENDS = (".tokenizer.model", ".tokenizer.json", ".tokenizer.bin", ".tokenizer_config.json")
 
 
 def default_version(source: Source) -> int:

@@ -7,25 +7,30 @@ and as many tokens as the model has embeddings.
 
 import json
 import tempfile
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from llamatui.backends.checkpoint import ModelConfig
+from llamatui.backends.checkpoint import MAX_EOS_IDS, ModelConfig
 from llamatui.errors import TokenizerError
+from llamatui.export.json_file import read_object, read_small
 from llamatui.export.source import TokenizerFiles
 from llamatui.tokenizers.base import Tokenizer
 from llamatui.tokenizers.binary_vocab import BinaryVocab, read_binary_vocab
 from llamatui.tokenizers.chat_formats import CHAT_FORMATS, Control
 from llamatui.tokenizers.chat_templates import template_for, template_text
+from llamatui.tokenizers.file_names import BINARY, CONFIG, JSON, MODEL
 from llamatui.tokenizers.hf_json import (
     Json,
     companion_config,
+    control_names,
     count_tokens,
+    load_json,
     parse_hf_json,
     reported_damage,
     starts_with_bos,
 )
 from llamatui.tokenizers.hf_json_sentencepiece import (
-    SPACE,
     piece_of_added,
     sentencepiece_from_hf_json,
     sentencepiece_json,
@@ -34,23 +39,23 @@ from llamatui.tokenizers.hf_json_writer import added_token, bpe_json, byte_alpha
 from llamatui.tokenizers.llama2c import BYTE_PIECE
 from llamatui.tokenizers.loading import find_tokenizer, load_tokenizer, read_tokenizer_file, recognise
 from llamatui.tokenizers.sentencepiece_proto import (
+    SPACE,
     Piece,
     PieceType,
-    append_pieces,
     build_model,
+    is_control_name,
+    never_typed,
     read_pieces,
+    replace_pieces,
     unused_texts,
 )
 from llamatui.tokenizers.splitters import LLAMA3_PATTERN
 from llamatui.tokenizers.tiktoken_model import read_ranks
 
-MODEL, JSON, BINARY = ".tokenizer.model", ".tokenizer.json", ".tokenizer.bin"
-CONFIG = ".tokenizer_config.json"
 _ENDINGS = {"sentencepiece": MODEL, "tiktoken": MODEL, "json": JSON, "binary": BINARY}
 
 MAX_PADDING = 1 << 16
 """Models have some unused embeddings, to round their number; many more mean another tokenizer."""
-_MAX_TEMPLATE = 1 << 20  # bytes
 
 _HINT = "this tokenizer belongs to another model: get the folder again, or choose a tokenizer with -z"
 
@@ -65,8 +70,9 @@ def from_folder(folder: Path, vocab_size: int) -> TokenizerFiles:
 
     Raises:
         TokenizerError: It is damaged, of an unknown kind, or has more tokens than the model.
+        CheckpointError: Its configuration is damaged.
     """
-    config = _folder_config(folder)
+    config = folder_config(folder)
     models = [
         path
         for path in (folder / "tokenizer.model", folder / "original" / "tokenizer.model")
@@ -78,7 +84,8 @@ def from_folder(folder: Path, vocab_size: int) -> TokenizerFiles:
     files: TokenizerFiles = {}
     for path, kind in kinds.items():
         if not files and kind == "sentencepiece":
-            files = _from_sentencepiece(path, _added_tokens(folder), vocab_size, may_refuse=has_json)
+            added = _added_tokens(folder, config, vocab_size)
+            files = _from_sentencepiece(path, added, control_names(config), vocab_size, has_json)
     if not files and has_json:
         files = _from_json(json_path, config, vocab_size)
     for path, kind in kinds.items():
@@ -105,16 +112,38 @@ def from_file(path: Path, vocab_size: int) -> TokenizerFiles:
     """
     load_tokenizer(path, vocab_size)
     data = read_tokenizer_file(path)
-    files = {_ENDINGS[recognise(path, data)]: data}
-    if config := companion_config(path):
+    kind = recognise(path, data)
+    config = companion_config(path)
+    if kind == "sentencepiece":
+        data = _never_typed(data, config)
+    files = {_ENDINGS[kind]: data}
+    if config:
         files[CONFIG] = _dumped(config)
     return files
 
 
 def beside(model: Path, vocab_size: int) -> TokenizerFiles:
-    """The tokenizer that is found for a model file; {} if none fits it."""
+    """The tokenizer that lies beside a model file; {} if none fits it.
+
+    Its name has to tell that it is a tokenizer, and none of another model: what is found here by its size
+    becomes the model's own.
+    """
     found = find_tokenizer(model, vocab_size)
-    return {} if found is None else _fitting(found, vocab_size)
+    if found is None or not found.name.startswith((f"{model.stem}.tok", "tok")):
+        return {}
+    return _fitting(found, vocab_size)
+
+
+def with_token_ids(config: ModelConfig, files: TokenizerFiles) -> ModelConfig:
+    """`config`, with BOS and EOS of the model's tokenizer where it does not know them."""
+    if not files or (config.bos_id >= 0 and config.eos_ids):
+        return config
+    tokenizer = _loaded(files, Path("tokenizer"), config.vocab_size)
+    return replace(
+        config,
+        bos_id=config.bos_id if config.bos_id >= 0 else tokenizer.bos_id,
+        eos_ids=config.eos_ids or tuple(sorted(tokenizer.eos_ids)[:MAX_EOS_IDS]),
+    )
 
 
 def for_hf(files: TokenizerFiles, config: ModelConfig) -> dict[str, bytes]:
@@ -139,7 +168,7 @@ def for_hf(files: TokenizerFiles, config: ModelConfig) -> dict[str, bytes]:
         if document["model"].get("byte_fallback"):
             made["tokenizer.model"] = sentencepiece_from_hf_json(document, told)
     elif kind == "sentencepiece":
-        made = _sentencepiece_for_hf(data, tokenizer)
+        made = _sentencepiece_for_hf(_never_typed(data, told), tokenizer)
     elif kind == "tiktoken":
         made = {"tokenizer.json": _ranks_for_hf(read_ranks(path, data), tokenizer)}
     else:
@@ -237,26 +266,42 @@ def _ranks_for_hf(pieces: list[bytes], tokenizer: Tokenizer) -> bytes:
 
 
 def _from_sentencepiece(
-    path: Path, added: dict[int, Piece], vocab_size: int, *, may_refuse: bool
+    path: Path, added: dict[int, Piece], named: Collection[str], vocab_size: int, has_json: bool
 ) -> TokenizerFiles:
-    """The model with added tokens and padding.
+    """The model with added tokens and padding, and without pieces that text must not become but does.
 
-    {} if a file gives other names to tokens of the model, and `may_refuse`.
+    {} if a file gives other names to tokens of the model, and `has_json`, which then is right.
+
+    Args:
+        named: What the configuration says is BOS, EOS or special.
     """
     data = read_tokenizer_file(path)
     try:
-        pieces = read_pieces(data)
+        pieces = read_pieces(data, vocab_size + MAX_PADDING)
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error.message}", error.hint) from None
     n = len(pieces)
     _check_padding(path, n, vocab_size)
-    if may_refuse and any(i < n and piece[0] != pieces[i][0] for i, piece in added.items()):
+    if has_json and any(i < n and piece[0] != pieces[i][0] for i, piece in added.items()):
         return {}
+    special = {i: piece[0] for i, piece in added.items() if piece[2] is PieceType.CONTROL}
     taken = {piece[0] for piece in pieces}
     new = {i: piece for i, piece in added.items() if n <= i < vocab_size and piece[0] not in taken}
     names = iter(unused_texts(vocab_size - n, taken | {piece[0] for piece in new.values()}))
     more = [new.get(i) or (next(names), 0.0, PieceType.CONTROL) for i in range(n, vocab_size)]
-    return _checked({MODEL: append_pieces(data, more)}, path, vocab_size)
+    own_names = (pieces[i][0] for i in special if i < n)  # of tokens that are called otherwise elsewhere
+    changed = never_typed([*pieces, *more], {*named, *special.values(), *own_names})
+    return _checked({MODEL: _with_pieces(data, pieces, changed)}, path, vocab_size)
+
+
+def _never_typed(data: bytes, config: Json) -> bytes:
+    pieces = read_pieces(data)
+    return _with_pieces(data, pieces, never_typed(pieces, control_names(config)))
+
+
+def _with_pieces(data: bytes, pieces: list[Piece], changed: list[Piece]) -> bytes:
+    """The model `data`, whose pieces are `pieces`, byte for byte as it is where nothing is changed."""
+    return data if changed == pieces else replace_pieces(data, changed)
 
 
 def _from_json(path: Path, config: Json, vocab_size: int) -> TokenizerFiles:
@@ -280,11 +325,13 @@ def _fit(path: Path, document: Json, vocab_size: int) -> bool:
     added = document.get("added_tokens") or []
     left_out = [token for token in added if token["id"] >= vocab_size]
     document["added_tokens"] = added = [token for token in added if token["id"] < vocab_size]
+    vocab = document["model"]["vocab"]
     for token in left_out:
-        document["model"]["vocab"].pop(token["content"], None)
-    n = count_tokens(document)
+        vocab.pop(token["content"], None)
+    # More tokens than ids would take their time, too.
+    n = max(len(vocab), len(added), count_tokens(document))
     _check_padding(path, n, vocab_size)
-    taken = document["model"]["vocab"].keys() | {token["content"] for token in added}
+    taken = vocab.keys() | {token["content"] for token in added}
     for i, text in enumerate(unused_texts(vocab_size - n, taken), n):
         added.append(added_token(text, i, special=True))
     return bool(left_out) or n < vocab_size
@@ -295,45 +342,64 @@ def _check_padding(path: Path, n: int, vocab_size: int) -> None:
         raise TokenizerError(f"{path}: expected {vocab_size} tokens, as the model has, found {n}", _HINT)
 
 
-def _added_tokens(folder: Path) -> dict[int, Piece]:
-    """By id, the tokens that Hugging Face's files add to a tokenizer.model. Damaged files add nothing."""
-    found: list[tuple[object, object, bool]] = []
-    try:
-        # Old files do not say which are special: nobody may type one.
-        old = _object(_contents(folder / "added_tokens.json"))
-        found += [(i, text, True) for text, i in old.items()]
-        config = _object(_contents(folder / "tokenizer_config.json"))
-        decoder = config.get("added_tokens_decoder") or {}
-        found += [(int(i), token["content"], bool(token.get("special"))) for i, token in decoder.items()]
-        tokens = _object(_contents(folder / "tokenizer.json")).get("added_tokens") or []
-        found += [(token["id"], token["content"], bool(token.get("special"))) for token in tokens]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        pass
-    return {
-        i: piece_of_added(text, special=special)
-        for i, text, special in found
-        if type(i) is int and i >= 0 and isinstance(text, str) and text
-    }
+def folder_config(folder: Path) -> Json:
+    """What a folder's tokenizer_config.json says, and newer or older files in its stead; {} if there is none.
 
+    A template in chat_template.jinja goes before the one in the configuration, as in `transformers`. BOS, EOS
+    and special tokens are also in special_tokens_map.json.
 
-def _folder_config(folder: Path) -> Json:
-    """tokenizer_config.json, with the chat template that newer folders have in a file of its own."""
-    config = companion_config(folder / "tokenizer.json")
+    Raises:
+        CheckpointError: It is damaged.
+    """
+    path = folder / "tokenizer_config.json"
+    config: Json = read_object(path) if path.exists() else {}
     template = folder / "chat_template.jinja"
-    lacks_one = not template_text(config.get("chat_template"))
-    if lacks_one and template.is_file() and template.stat().st_size <= _MAX_TEMPLATE:
-        config["chat_template"] = template.read_bytes().decode("utf-8", "replace")
+    if template.exists():
+        config["chat_template"] = read_small(template).decode("utf-8", "replace")
+    older = _small_object(folder / "special_tokens_map.json")
+    for key in ("bos_token", "eos_token", "additional_special_tokens"):
+        if key in older:
+            config.setdefault(key, older[key])
     return config
 
 
-def _contents(path: Path) -> bytes:
-    return read_tokenizer_file(path) if path.is_file() else b""
+def _added_tokens(folder: Path, config: Json, vocab_size: int) -> dict[int, Piece]:
+    """By id, the tokens that Hugging Face's files add to a tokenizer.model. Damaged files add nothing."""
+    named = control_names(config)
+    added: dict[int, Piece] = {}
+    try:
+        for i, text, is_special in _tokens_of_files(folder, config):
+            if type(i) is int and 0 <= i < vocab_size and isinstance(text, str) and text:
+                added[i] = piece_of_added(text, special=is_special or is_control_name(text, named))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        pass
+    return added
+
+
+def _tokens_of_files(folder: Path, config: Json) -> Iterator[tuple[object, object, bool]]:
+    """Id, text and whether it is special: the newest kind of file last."""
+    special = set()
+    for text, i in _small_object(folder / "added_tokens.json").items():
+        yield i, text, True  # such a file does not say which are special: nobody may type one
+    for i, token in (config.get("added_tokens_decoder") or {}).items():
+        if token.get("special"):
+            special.add(token["content"])
+        yield int(i), token["content"], token["content"] in special
+    path = folder / "tokenizer.json"
+    document = _object(read_tokenizer_file(path)) if path.is_file() else {}
+    for token in document.get("added_tokens") or []:
+        yield token["id"], token["content"], bool(token.get("special")) or token["content"] in special
+
+
+def _small_object(path: Path) -> Json:
+    """The JSON object in a file that may be missing; {} if it has none."""
+    return _object(read_small(path)) if path.is_file() else {}
 
 
 def _object(data: bytes) -> Json:
     """The JSON object in `data`, {} if there is none."""
     try:
-        found = json.loads(data)
+        found = load_json(data)
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -1,39 +1,48 @@
-"""PyTorch files (`.pth`, `.pt`, `pytorch_model.bin`), opened so that nothing in them is run.
+"""PyTorch files (`.pth`, `.pt`, `pytorch_model.bin`), read without PyTorch and without running anything.
 
     open_torch(path)  ->  what was saved, tensors as TorchRows  ->  state_dict(...)  ->  rows by name
 
-A PyTorch file is a pickle, and a pickle may call any function: `weights_only` refuses those that do more than
-build tensors and plain values. Files in the zip format (PyTorch 1.6 and later) are memory-mapped; the older
-format cannot be, so such a file is read as a whole. Source: `torch/serialization.py`.
+A PyTorch file is a pickle (see `torch_pickle`) and the numbers that its tensors are views of, the storages:
+
+    zip      since PyTorch 1.6: data.pkl, and a stored entry data/KEY for each storage
+    legacy   five pickles: magic number, version, system, content, keys of the storages; then, for each key,
+             how many numbers there are, as int64, and the numbers
+
+Both are memory-mapped, and their pages let go of block by block. Source: `torch/serialization.py`.
 """
 
 import io
+import mmap
 import os
-import pickle
-import pickletools
-import re
 import struct
-import warnings
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from llamatui.backends.checkpoint import KNOWN_MAGICS
 from llamatui.backends.q8_0 import FloatArray
-from llamatui.errors import CheckpointError, LlamatuiError, MissingExtraError
+from llamatui.errors import CheckpointError
 from llamatui.export.json_file import LFS_HINT, LFS_POINTER
-
-if TYPE_CHECKING:
-    import torch
+from llamatui.export.source import drop_pages
+from llamatui.export.torch_pickle import (
+    GET_AGAIN,
+    ITEM_SIZES,
+    PickledTensor,
+    one_line,
+    read_pickle,
+)
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # pickle of torch.serialization.MAGIC_NUMBER
+LEGACY_VERSION = 1001
 MAX_PICKLE = 1 << 20  # bytes of description; four times that of Llama 3.1 405B's 1138 tensors
-MAX_TUPLE = 1000  # things in a tuple, those of tuples within it counted with them; PyTorch writes some ten
-FLOATS = ("float32", "float16", "bfloat16")
-GET_AGAIN = "the file is damaged or cut short: get it again"
+LOCAL_HEADER = struct.Struct("<26xHH")  # lengths of the name and of the extra field that follow it
+READABLE = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}  # bits of the last, as NumPy lacks it
+
+Spans = dict[str, tuple[int, int]]
+"""Where each storage lies in the file, by key: (start, end)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,30 +50,33 @@ class TorchRows:
     """A tensor of a file; rows become float32 when they are asked for."""
 
     where: str
-    tensor: "torch.Tensor"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.tensor.shape)
-
-    @property
-    def dtype(self) -> str:
-        """PyTorch's name: "bfloat16"."""
-        return str(self.tensor.dtype).removeprefix("torch.")
+    dtype: str
+    """PyTorch's name: "bfloat16"."""
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    """In bytes, as `offset` from the start of the file."""
+    offset: int
+    mapping: mmap.mmap
 
     def check_float(self) -> None:
-        """Raises CheckpointError unless the numbers are one of FLOATS."""
-        if self.dtype not in FLOATS:
+        """Raises CheckpointError unless the numbers are of one of READABLE."""
+        if self.dtype not in READABLE:
             raise CheckpointError(
-                f"{self.where}: expected numbers as {', '.join(FLOATS)}, found {self.dtype}",
+                f"{self.where}: expected numbers as {', '.join(READABLE)}, found {self.dtype}",
                 "quantized PyTorch files are not read: get the original weights",
             )
 
     def __getitem__(self, rows: slice) -> FloatArray:
-        """Raises CheckpointError unless the numbers are one of FLOATS."""
+        """Raises CheckpointError unless the numbers are of one of READABLE."""
         self.check_float()
-        array: FloatArray = self.tensor[rows].float().numpy(force=True)  # force: also if it requires grad
-        return array
+        drop_pages(self.mapping)  # of the block before
+        stored = np.ndarray(self.shape, READABLE[self.dtype], self.mapping, self.offset, self.strides)[rows]
+        if self.dtype == "bfloat16":  # the upper half of a float32
+            bits = stored.astype(np.uint32)
+            bits <<= 16
+            return bits.view(np.float32)
+        with np.errstate(invalid="ignore"):  # a signalling NaN stays a NaN
+            return stored.astype(np.float32, copy=False)
 
 
 def open_torch(path: Path) -> dict[str, object]:
@@ -72,32 +84,44 @@ def open_torch(path: Path) -> dict[str, object]:
 
     Raises:
         CheckpointError: Missing, damaged, not a PyTorch file, or one that would run code.
-        MissingExtraError: PyTorch is not installed.
-        LlamatuiError: PyTorch is so old that `weights_only` does not protect.
     """
-    is_zip = _check_format(path)
-    torch = _import_torch()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations within PyTorch, pickle protocols
-            content = torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _refused(path, str(error)) from None
-    except Exception as error:  # a damaged file ends anywhere in PyTorch's reader, with any exception
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise CheckpointError(
+                f"{path}: expected a PyTorch file, found a folder or device", "give the file"
+            )
+        with path.open("rb") as file:
+            start = file.read(64)
+            size = os.fstat(file.fileno()).st_size
+            if start.startswith(ZIP_MAGIC):
+                content, spans = _read_zip(path, size)
+            elif start.startswith(LEGACY_MAGIC):
+                content, spans = _read_legacy(path, size)
+            else:
+                raise _other_file(path, start)
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file", "check the path") from None
+    except OSError as error:
         raise CheckpointError(
-            f"{path}: expected a PyTorch file, found one that cannot be read: "
-            f"{type(error).__name__}: {_line(str(error))}",
-            GET_AGAIN,
-        ) from None
-    if not isinstance(content, Mapping):
+            f"{path}: cannot be read: {error.strerror or error}", "check the path and its permissions"
+        ) from error
+    if not isinstance(content, dict):
+        found = "tensor" if isinstance(content, PickledTensor) else type(content).__name__
         raise CheckpointError(
-            f"{path}: expected tensors by name, found a {type(content).__name__}",
-            "save the model's state_dict()",
+            f"{path}: expected tensors by name, found a {found}", "save the model's state_dict()"
         )
+
+    def opened(name: object, value: object) -> object:
+        if not isinstance(value, PickledTensor):
+            return value
+        where = f"{path}: {one_line(name) if isinstance(name, str) else 'a tensor'}"
+        return _rows(where, value, spans, mapping)
+
     return {
-        name: {inner: _rows(path, inner, tensor) for inner, tensor in value.items()}
-        if isinstance(value, Mapping)
-        else _rows(path, name, value)
+        name: {inner: opened(inner, tensor) for inner, tensor in value.items()}
+        if isinstance(value, dict)
+        else opened(name, value)
         for name, value in content.items()
         if isinstance(name, str)
     }
@@ -122,159 +146,120 @@ def state_dict(path: Path, content: object) -> dict[str, TorchRows]:
     return tensors
 
 
-def _rows(path: Path, name: object, value: object) -> object:
-    import torch
-
-    if not isinstance(value, torch.Tensor):
-        return value
-    where = f"{path}: {_line(name) if isinstance(name, str) else 'a tensor'}"
-    plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided
-    if not plain or not value.is_cpu:
+def _rows(where: str, tensor: PickledTensor, spans: Spans, mapping: mmap.mmap) -> TorchRows:
+    storage = tensor.storage
+    start, end = spans.get(storage.key, (0, 0))
+    if storage.n_bytes > end - start:
         raise CheckpointError(
-            f"{where}: expected a plain tensor, found a {value.dtype} {value.layout} one on {value.device}",
-            "give a file of plain float32, float16 or bfloat16 weights",
-        )
-    # PyTorch sees to it that the storage lies in the file and the tensor in its storage. With strides of 0,
-    # 2^60 numbers would lie in 4 bytes.
-    stored = value.untyped_storage().nbytes()
-    if value.numel() * value.element_size() > stored:
-        raise CheckpointError(
-            f"{where}: expected a number in the file for each of shape {tuple(value.shape)}, "
-            f"found {stored:,} bytes",
+            f"{where}: expected {storage.n_bytes:,} bytes of {storage.dtype} in the file, "
+            f"found {end - start:,}",
             GET_AGAIN,
         )
-    return TorchRows(where, value)
+    item = ITEM_SIZES[storage.dtype]
+    strides = tuple(stride * item for stride in tensor.strides)
+    return TorchRows(where, storage.dtype, tensor.shape, strides, start + tensor.offset * item, mapping)
 
 
-def _import_torch() -> Any:
+class _ShortReads(io.FileIO):
+    """A file of which nothing long is read: `zipfile` reads as large a directory as the file claims."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > MAX_PICKLE:
+            raise zipfile.BadZipFile(f"{size:,} bytes of description")
+        return super().read(size)
+
+
+def _read_zip(path: Path, size: int) -> tuple[object, Spans]:
+    """The content of a zip archive of `size` bytes, all of whose entries are checked."""
     try:
-        import torch
-    except ImportError:
-        raise MissingExtraError("Reading PyTorch files", "train") from None
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
-        # CVE-2025-32434: in earlier ones, `weights_only` could be made to run code.
-        raise LlamatuiError(
-            f"reading PyTorch files safely needs torch 2.6 or later, found {torch.__version__}",
-            'pip install --upgrade "llamatui[train]"',
-        )
-    return torch
-
-
-def _check_format(path: Path) -> bool:
-    """Whether it is in the zip format. Raises CheckpointError if it is in neither of PyTorch's two."""
-    try:
-        if path.exists() and not path.is_file():
-            raise CheckpointError(
-                f"{path}: expected a PyTorch file, found a folder or device", "give the file"
-            )
-        with path.open("rb") as file:
-            start = file.read(64)
-            if start.startswith(ZIP_MAGIC):
-                pickled = _zip_pickle(path, zipfile.ZipFile(file), os.fstat(file.fileno()).st_size)
-                _check_tuples(path, pickled, n_pickles=1)
-                return True
-            if start.startswith(LEGACY_MAGIC):
-                file.seek(0)
-                # Magic number, version, system, content, keys of the storages.
-                _check_tuples(path, file.read(MAX_PICKLE), n_pickles=5)
-                return False
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file", "check the path") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, struct.error, RuntimeError, ValueError, EOFError) as error:  # of zipfile
+        with _ShortReads(path) as file, zipfile.ZipFile(file) as archive:
+            entries = {info.filename: info for info in archive.infolist()}
+            root = _root(path, archive.namelist())
+            spans = {name: _span(path, file, info, size) for name, info in entries.items()}
+            pickled = archive.read(root + "data.pkl")
+            if root + "byteorder" in entries and archive.read(root + "byteorder") != b"little":
+                raise _big_endian(path)
+    except (zipfile.BadZipFile, struct.error, RuntimeError, ValueError, EOFError, OverflowError) as error:
         raise CheckpointError(
-            f"{path}: expected a PyTorch file, found a damaged zip archive ({_line(str(error))})", GET_AGAIN
+            f"{path}: expected a PyTorch file, found a damaged zip archive ({one_line(str(error))})",
+            GET_AGAIN,
         ) from None
-    if start.startswith(LFS_POINTER):
-        raise CheckpointError(f"{path}: expected a PyTorch file, found a Git LFS pointer to it", LFS_HINT)
-    found = next((kind for magic, kind in KNOWN_MAGICS.items() if start.startswith(magic)), None)
-    found = found or (f"one that begins with {start[:8]!r}" if start else "an empty one")
-    raise CheckpointError(f"{path}: expected a PyTorch file, found {found}", "give the .pth or .pt file")
+    content, _ = read_pickle(io.BytesIO(pickled), str(path))
+    folder = f"{root}data/"
+    return content, {
+        name.removeprefix(folder): span for name, span in spans.items() if name.startswith(folder)
+    }
 
 
-def _zip_pickle(path: Path, archive: zipfile.ZipFile, size: int) -> bytes:
-    """The pickle in a PyTorch zip archive of `size` bytes, all of whose entries are checked."""
-    names = [info.filename.rpartition("/")[2] for info in archive.infolist()]
-    if "constants.pkl" in names:
+def _root(path: Path, names: list[str]) -> str:
+    """The folder in a PyTorch archive that has all its entries: "archive/"."""
+    ends = [name.rpartition("/")[2] for name in names]
+    if "constants.pkl" in ends:
         raise CheckpointError(
             f"{path}: expected weights, found a TorchScript program", "save the model's state_dict()"
         )
-    if names.count("data.pkl") != 1:
+    if ends.count("data.pkl") != 1:
         raise CheckpointError(
             f"{path}: expected a PyTorch file, found another kind of zip archive", "give the .pth or .pt file"
         )
-    for info, name in zip(archive.infolist(), names, strict=True):
-        # Compressed data would be mapped as they are, and unpack to any size.
-        if info.compress_type != zipfile.ZIP_STORED or info.header_offset + info.file_size > size:
-            raise CheckpointError(
-                f"{path}: expected {_line(name)} uncompressed within {size:,} bytes, found "
-                f"{info.file_size:,} bytes at {info.header_offset:,}, compression {info.compress_type}",
-                GET_AGAIN,
-            )
-        if name == "data.pkl" and info.file_size > MAX_PICKLE:
-            raise CheckpointError(
-                f"{path}: expected at most {MAX_PICKLE:,} bytes of data.pkl, found {info.file_size:,}",
-                GET_AGAIN,
-            )
-    return archive.read(archive.infolist()[names.index("data.pkl")])
+    return names[ends.index("data.pkl")].removesuffix("data.pkl")
 
 
-def _check_tuples(path: Path, pickled: bytes, n_pickles: int) -> None:
-    """Refuses tuples whose hash would take for ever or overflow the stack, as keys of a dict may.
-
-    `weights_only` does not: 40 pairs, each of the one before twice, hang it, and a million within one another
-    crash it. So each tuple is weighed here as the opcodes would build it.
-    """
-    stream = io.BytesIO(pickled)
-    try:
-        for _ in range(n_pickles):
-            stack: list[int] = []  # what each thing on the pickle's stack holds; 0 for a mark
-            memo: dict[object, int] = {}
-            for opcode, argument, _ in pickletools.genops(stream):
-                if opcode.name in ("BINPUT", "LONG_BINPUT"):
-                    memo[argument] = stack[-1]
-                    continue
-                if opcode.name in ("BINGET", "LONG_BINGET"):
-                    stack.append(memo[argument])
-                    continue
-                n_popped, held = len(opcode.stack_before), 0
-                if pickletools.markobject in opcode.stack_before:
-                    n_popped = opcode.stack_before.index(pickletools.markobject)
-                    while weight := stack.pop():
-                        held += weight
-                for _ in range(n_popped):
-                    held += stack.pop()
-                weight = 1 + held if opcode.name.startswith("TUPLE") else 1
-                if weight > MAX_TUPLE:
-                    raise CheckpointError(
-                        f"{path}: expected tuples of some ten numbers, found more than {MAX_TUPLE}", GET_AGAIN
-                    )
-                stack.extend(0 if kind is pickletools.markobject else weight for kind in opcode.stack_after)
-    except (ValueError, LookupError, OverflowError) as error:
-        raise CheckpointError(
-            f"{path}: expected a PyTorch file, found a damaged pickle ({_line(str(error))})", GET_AGAIN
-        ) from None
-
-
-def _refused(path: Path, message: str) -> CheckpointError:
-    """What `weights_only` met, from its message. Source: `torch/_weights_only_unpickler.py`."""
-    found = re.search(r"GLOBAL ([\w.]+)|(?:unrecognized function|allowlisted.*but got) ([^\n]+)", message)
-    if found:
-        return CheckpointError(
-            f"{path}: expected only weights, found a pickle that would execute code "
-            f"({_line(found[1] or found[2])}): refused, nothing of it was executed",
-            "get the model as .safetensors, or have its state_dict() saved alone",
-        )
-    found = re.search(r"WeightsUnpickler error: ([^\n]+)", message) or re.search(r"\n\n([^\n]+)", message)
-    return CheckpointError(
-        f"{path}: expected a PyTorch file, found a pickle that PyTorch does not read"
-        f" ({_line(found[1] if found else message)})",
+def _span(path: Path, file: io.FileIO, info: zipfile.ZipInfo, size: int) -> tuple[int, int]:
+    """Where the bytes of an entry lie in a file of `size` bytes: (start, end)."""
+    # Compressed data would unpack to any size, and cannot be mapped.
+    if info.compress_type == zipfile.ZIP_STORED and info.header_offset + LOCAL_HEADER.size <= size:
+        file.seek(info.header_offset)
+        lengths = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
+        start = info.header_offset + LOCAL_HEADER.size + sum(lengths)
+        if start + info.file_size <= size:
+            return start, start + info.file_size
+    raise CheckpointError(
+        f"{path}: expected {one_line(info.filename)} uncompressed within {size:,} bytes, found "
+        f"{info.file_size:,} bytes at {info.header_offset:,}, compression {info.compress_type}",
         GET_AGAIN,
     )
 
 
-def _line(text: str) -> str:
-    """What a terminal can show of text that a file had a part in."""
-    first = text.partition("\n")[0][:200]
-    return "".join(character if character.isprintable() else "?" for character in first)
+def _read_legacy(path: Path, size: int) -> tuple[object, Spans]:
+    """The content of a file of `size` bytes in the older format."""
+    with path.open("rb") as file:
+        stream = io.BytesIO(file.read(MAX_PICKLE))
+        _magic, version, system = (read_pickle(stream, str(path))[0] for _ in range(3))
+        content, storages = read_pickle(stream, str(path))
+        keys, _ = read_pickle(stream, str(path))
+        if version != LEGACY_VERSION or not isinstance(system, dict) or not isinstance(keys, list):
+            raise CheckpointError(
+                f"{path}: expected a PyTorch file of version {LEGACY_VERSION}, found another", GET_AGAIN
+            )
+        if system.get("little_endian") is False:
+            raise _big_endian(path)
+        spans: Spans = {}
+        start = stream.tell()
+        for key in keys:
+            storage = storages.get(key) if isinstance(key, str) else None
+            file.seek(start)
+            n_items = int.from_bytes(file.read(8), "little")
+            if storage is None or n_items != storage.size or start + 8 + storage.n_bytes > size:
+                raise CheckpointError(
+                    f"{path}: expected the storages that the pickle names within {size:,} bytes, "
+                    f"found one of {n_items:,} numbers at {start:,}",
+                    GET_AGAIN,
+                )
+            spans[storage.key] = start + 8, start + 8 + storage.n_bytes
+            start = spans[storage.key][1]
+    return content, spans
+
+
+def _big_endian(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: expected little-endian numbers, found big-endian ones", "save the model on another computer"
+    )
+
+
+def _other_file(path: Path, start: bytes) -> CheckpointError:
+    if start.startswith(LFS_POINTER):
+        return CheckpointError(f"{path}: expected a PyTorch file, found a Git LFS pointer to it", LFS_HINT)
+    found = next((kind for magic, kind in KNOWN_MAGICS.items() if start.startswith(magic)), None)
+    found = found or (f"one that begins with {start[:8]!r}" if start else "an empty one")
+    return CheckpointError(f"{path}: expected a PyTorch file, found {found}", "give the .pth or .pt file")

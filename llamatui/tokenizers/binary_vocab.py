@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llamatui.errors import TokenizerError
 
-MAX_TOKENS = 1 << 22
+MAX_TOKENS = 1 << 19  # twice the largest vocabulary of Llama's kin, and read in a second
 MAX_PIECE = 1 << 16  # bytes
 
 

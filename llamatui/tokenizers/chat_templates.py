@@ -6,7 +6,9 @@ all of its own must be there, as it writes them, and none of another format.
 
 import re
 from dataclasses import dataclass
-from itertools import islice
+
+MAX_TEMPLATE = 1 << 16
+"""Characters. Templates have some thousands; what is longer is not worth the time that it takes."""
 
 _GLUE = r"""['"\s+~{}-]*?"""
 """What stands between two pieces of text in a template: quotes, `+`, `~`, braces."""
@@ -60,7 +62,9 @@ _INST = re.compile(r"\[/?INST\]")
 
 
 def format_of(template: str) -> str:
-    """Name of the chat format that a template writes, "" if it is none of ours."""
+    """Name of the chat format that a template writes, "" if it is none of ours, or too long."""
+    if len(template) > MAX_TEMPLATE:
+        return ""
     tokens = set(_TOKEN.findall(template))
     if _FOREIGN.search(template) or "｜" in template:
         return ""
@@ -78,7 +82,6 @@ _TAG = re.compile(r"\{%-?\s*(if|elif|else|endif)\b((?:(?!\{%|-?%\}).)*)-?%\}", r
 _SYSTEM = re.compile(
     r"""(['"])<\|im_start\|>system(?:\\n|\n)((?:\\.|(?!\1|<\|im_end\|>|\\).)+)<\|im_end\|>""", re.DOTALL
 )
-_MOST_SYSTEMS = 8  # a template has one or two; each costs a scan of all that is before it
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
 
 
@@ -90,34 +93,50 @@ def default_system(template: str) -> str:
     """
     if format_of(template) != "chatml":
         return ""
-    for match in islice(_SYSTEM.finditer(template), _MOST_SYSTEMS):
-        if any(map(_lacks_system, _branches(template, match.start()))):
-            return re.sub(
-                r"\\(.)", lambda escape: _ESCAPES.get(escape[1], escape[1]), match[2], flags=re.DOTALL
-            )
+    messages = _SYSTEM.finditer(template)
+    message = next(messages, None)
+    open_ifs: list[_If] = []
+    n_lacking = 0
+    for tag in [*_TAG.finditer(template), None]:
+        while message and (tag is None or message.start() < tag.end()):
+            if n_lacking:
+                return re.sub(
+                    r"\\(.)", lambda escape: _ESCAPES.get(escape[1], escape[1]), message[2], flags=re.DOTALL
+                )
+            message = next(messages, None)
+        if tag and tag[1] == "if":
+            open_ifs.append(_If(tag[2]))
+            n_lacking += open_ifs[-1].lacks_system
+        elif tag and open_ifs:
+            n_lacking -= open_ifs[-1].lacks_system
+            if tag[1] == "endif":
+                open_ifs.pop()
+            else:
+                open_ifs[-1].enter(tag[2].strip())
+                n_lacking += open_ifs[-1].lacks_system
     return ""
 
 
-def _branches(template: str, end: int) -> list[list[str]]:
-    """Of each `if` that is open at `end`: the conditions of its branches so far, "" for `else`."""
-    stack: list[list[str]] = []
-    for tag in _TAG.finditer(template, 0, end):
-        kind, condition = tag[1], tag[2].strip()
-        if kind == "if":
-            stack.append([condition])
-        elif stack and kind == "endif":
-            stack.pop()
-        elif stack:
-            stack[-1].append(condition)
-    return stack
+class _If:
+    """An `if` of a template, at one of its branches."""
+
+    def __init__(self, condition: str) -> None:
+        self._first = condition
+        self._n_branches = 1
+        self.lacks_system = _refuses_system(condition)
+        """Whether the branch is for conversations that do not start with a system message."""
+
+    def enter(self, condition: str) -> None:
+        """The next branch, "" for `else`."""
+        is_second = self._n_branches == 1
+        self._n_branches += 1
+        self.lacks_system = _refuses_system(condition) or (
+            not condition and is_second and bool(re.search(r"==\s*['\"]system['\"]", self._first))
+        )
 
 
-def _lacks_system(conditions: list[str]) -> bool:
-    """Whether the last branch is for conversations that do not start with a system message."""
-    *refused, taken = conditions
-    return ("system" in taken and bool(re.search(r"!=|\bnot\b", taken))) or (
-        not taken and len(refused) == 1 and bool(re.search(r"==\s*['\"]system['\"]", refused[0]))
-    )
+def _refuses_system(condition: str) -> bool:
+    return "system" in condition and bool(re.search(r"!=|\bnot\b", condition))
 
 
 def template_text(value: object) -> str:

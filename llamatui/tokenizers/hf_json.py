@@ -6,7 +6,7 @@ Byte-level vocabularies (Llama 3, SmolLM2, GPT-2 and their kin) are read here. T
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from llamatui.tokenizers.splitters import DIGITS, GPT2_PATTERN, ONE_DIGIT, Split
 BOS_NAMES = ("<|begin_of_text|>", "<s>", "<|im_start|>", "<|endoftext|>")
 
 MAX_CONFIG_BYTES = 16 << 20
+
+MAX_ELEMENTS = 3 << 20
+"""Of a file, as `load_json` counts them: a quarter more than the largest vocabulary in use has, Gemma's."""
 
 Json = dict[str, Any]
 
@@ -56,6 +59,20 @@ def reported_damage() -> Iterator[None]:
         ) from None
 
 
+def load_json(data: bytes) -> object:
+    """`json.loads` of what came from elsewhere.
+
+    Raises:
+        ValueError: It is not JSON, or has so many values that reading them costs seconds and gigabytes.
+        RecursionError: It is nested too deep.
+    """
+    # No value comes without one of these, and names take the most time. Those within texts hardly count.
+    n = sum(map(data.count, (b",", b"[", b"{"))) + 2 * data.count(b":")
+    if n > MAX_ELEMENTS:
+        raise ValueError(f"about {n:,} values in it")
+    return json.loads(data)
+
+
 def parse_hf_json(data: bytes) -> Json:
     """The document, checked to be a BPE tokenizer.
 
@@ -63,7 +80,7 @@ def parse_hf_json(data: bytes) -> Json:
         TokenizerError: It is something else.
     """
     try:
-        document = json.loads(data)
+        document = load_json(data)
     except (ValueError, RecursionError) as error:
         raise TokenizerError(f"expected JSON, found {error}", "the file is damaged: get it again") from None
     model = document.get("model") if isinstance(document, dict) else None
@@ -85,11 +102,12 @@ def count_tokens(document: Json) -> int:
     Raises:
         TokenizerError: An id is not a number that makes sense.
     """
+    vocab = document["model"]["vocab"]
     with reported_damage():
-        ids = [
-            *document["model"]["vocab"].values(),
-            *(token["id"] for token in document.get("added_tokens") or []),
-        ]
+        added = document.get("added_tokens") or []
+        if max(len(vocab), len(added)) > MAX_TOKENS:
+            raise TokenizerError(f"expected at most {MAX_TOKENS} tokens, found more", "get it again")
+        ids = [*vocab.values(), *(token["id"] for token in added)]
     for token in ids:
         if type(token) is not int or not 0 <= token < MAX_TOKENS:
             raise TokenizerError(
@@ -210,7 +228,7 @@ def companion_config(path: Path) -> Json:
     try:
         if not config.is_file() or config.stat().st_size > MAX_CONFIG_BYTES:
             return {}
-        found = json.loads(config.read_bytes())
+        found = load_json(config.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -222,22 +240,29 @@ def token_text(token: object) -> str:
     return text if isinstance(text, str) else ""
 
 
+def control_names(config: Mapping[str, object]) -> set[str]:
+    """What tokenizer_config.json, or special_tokens_map.json, says is BOS, EOS or special."""
+    more = config.get("additional_special_tokens")
+    tokens = [config.get("bos_token"), config.get("eos_token"), *(more if isinstance(more, list) else ())]
+    return set(map(token_text, tokens)) - {""}
+
+
 def find_bos(document: Json, config: Json, special: dict[str, int]) -> int:
     """Id of BOS, or -1."""
-    names = [_template_bos(document.get("post_processor")), token_text(config.get("bos_token")), *BOS_NAMES]
+    names = [template_bos(document.get("post_processor")), token_text(config.get("bos_token")), *BOS_NAMES]
     return next((special[name] for name in names if name in special), -1)
 
 
 def starts_with_bos(document: Json) -> bool:
     """Whether the document itself puts a token in front of every prompt."""
     with reported_damage():
-        return bool(_template_bos(document.get("post_processor")))
+        return bool(template_bos(document.get("post_processor")))
 
 
-def _template_bos(node: Json | None) -> str:
+def template_bos(node: Json | None) -> str:
     """Name of the special token that TemplateProcessing puts in front of a text, or ""."""
     if node and node["type"] == "Sequence":
-        return next(filter(None, map(_template_bos, node["processors"])), "")
+        return next(filter(None, map(template_bos, node["processors"])), "")
     if node and node["type"] == "TemplateProcessing" and node["single"]:
         return str(node["single"][0].get("SpecialToken", {}).get("id", ""))
     return ""

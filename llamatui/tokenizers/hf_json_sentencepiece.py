@@ -17,28 +17,32 @@ from llamatui.tokenizers.bpe import END_TOKENS
 from llamatui.tokenizers.hf_json import (
     Json,
     check_options,
+    control_names,
     count_tokens,
     find_bos,
     merge_list,
     reported_damage,
+    template_bos,
     token_text,
     unsupported,
 )
 from llamatui.tokenizers.hf_json_writer import added_token, starts_with
-from llamatui.tokenizers.sentencepiece_proto import Piece, PieceType, build_model, unused_texts
+from llamatui.tokenizers.sentencepiece_proto import (
+    SPACE,
+    Piece,
+    PieceType,
+    build_model,
+    is_control_name,
+    unused_texts,
+)
 
-SPACE = "▁"
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
-_LOOKS_LIKE_CONTROL = re.compile(r"<\|.*\|>", re.DOTALL)
 _MOST_WORK = 1 << 27  # characters to compare; Llama 2's vocabulary has less than a hundredth of it
 
 
 def piece_of_added(text: str, *, special: bool) -> Piece:
-    """The piece of a token that was added to a vocabulary.
-
-    Texts like `<|im_end|>` are control tokens, whatever the file says: nobody may type one.
-    """
-    if special or _LOOKS_LIKE_CONTROL.fullmatch(text):
+    """The piece of a token that was added to a vocabulary: CONTROL if it is `special`, else its text."""
+    if special:
         return text, 0.0, PieceType.CONTROL
     return text.replace(" ", SPACE), 0.0, PieceType.USER_DEFINED
 
@@ -64,21 +68,27 @@ def _model(document: Json, config: Json) -> bytes:
         raise unsupported("ignore_merges with byte_fallback", "a SentencePiece vocabulary")
     adds_space = _adds_space(document)
 
+    named = control_names(config) | {template_bos(document.get("post_processor"))}
     pieces: dict[int, Piece] = {}
     special = {}
     for token in document.get("added_tokens") or []:
-        pieces[token["id"]] = piece_of_added(token["content"], special=bool(token.get("special")))
-        if pieces[token["id"]][2] is PieceType.CONTROL:
-            special[token["content"]] = token["id"]
+        i, text = token["id"], token["content"]
+        is_control = bool(token.get("special")) or is_control_name(text, named)
+        pieces[i] = piece_of_added(text, special=is_control)
+        if is_control:
+            special[text] = i
     normal = {}
     n_bytes = 0
     for text, i in model["vocab"].items():
         if i in pieces:
-            if text != pieces[i][0] and i not in special.values():
+            if text != pieces[i][0] and pieces[i][2] is not PieceType.CONTROL:
                 raise TokenizerError(f"expected one token at id {i}, found {text!r} and {pieces[i][0]!r}")
         elif _BYTE_PIECE.fullmatch(text):
             pieces[i] = (text, 0.0, PieceType.BYTE)
             n_bytes += 1
+        elif is_control_name(text, named):
+            pieces[i] = (text, 0.0, PieceType.CONTROL)
+            special[text] = i
         else:
             normal[text] = i
             pieces[i] = (text, 0.0, PieceType.NORMAL)

@@ -1,19 +1,22 @@
 """Finds a model's tokenizer file and reads it, whatever its format and name."""
 
+import os
 import re
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
 
 from llamatui.errors import TokenizerError
 from llamatui.tokenizers.base import Tokenizer
 from llamatui.tokenizers.binary_vocab import read_binary_vocab
+from llamatui.tokenizers.file_names import BINARY, JSON, MODEL
 from llamatui.tokenizers.hf_json import companion_config, count_tokens, parse_hf_json, read_hf_json
 from llamatui.tokenizers.llama2c import Llama2cTokenizer
 from llamatui.tokenizers.llama3_vocab import SPECIAL_TOKENS, bpe_from_binary
-from llamatui.tokenizers.sentencepiece_model import SentencePieceTokenizer
-from llamatui.tokenizers.tiktoken_model import RANK_LINE, TiktokenTokenizer
+from llamatui.tokenizers.sentencepiece_model import SentencePieceTokenizer, open_library
+from llamatui.tokenizers.tiktoken_model import RANK_LINE, TiktokenTokenizer, rank_lines
 
-MAX_BYTES = 64 << 20  # the largest vocabularies in use are half of it
+MAX_BYTES = 48 << 20  # half as many again as the largest vocabularies in use
+HEAD = 4096  # bytes, in which a format shows itself
 
 CHOOSE = "choose the tokenizer file with -z: tokenizer.model, tokenizer.json or tokenizer.bin"
 EXPECTED = "expected a tokenizer (.model, .json or .bin)"
@@ -63,41 +66,67 @@ def load_tokenizer(path: Path, vocab_size: int | None = None) -> Tokenizer:
     return tokenizer
 
 
-def find_tokenizer(model: Path, vocab_size: int, *more: Path) -> Path | None:
+def find_tokenizer(model: Path, vocab_size: int, *more: Path, own: Path | None = None) -> Path | None:
     """The tokenizer file that belongs to `model`, or None.
 
-    First in the model's folder, then in the folders `more`: the files named for the model
-    (`<stem>.tokenizer.*`), then `tokenizer.*`, then any other tokenizer, each only if its size is
-    `vocab_size`. If none is, a file that is named for the model although it does not fit: `load_tokenizer`
-    says what is wrong with it.
+    In each folder the files named for the model (`<stem>.tokenizer.*`), then `tokenizer.*`, `tok*.*`, then
+    any others, but only if the size is `vocab_size`. If none fits, a file that is named for the model
+    although it does not: `load_tokenizer` says what is wrong with it.
+
+    Args:
+        model: The first folder is the model's. Others there may be tokenizers too, but .bin files are models.
+        more: Folders that hold anything, where only the name says that a file is a tokenizer of this model.
+        own: The folder of the user's own tokenizers, the last one. All files in it are tokenizers.
     """
-    # Of the .bin files beside a model most are models, so only those with a telling name are opened.
-    beside = [*_named(model, model.parent), *_candidates(model.parent, "tok*.bin")]
-    elsewhere = (path for folder in more for path in (*_named(model, folder), *_candidates(folder, "*.bin")))
-    for path in chain(beside, elsewhere):
-        if path != model and _fits(path, vocab_size):
-            return path
+    looked_at = {os.path.realpath(model)}
+    for path in _candidates(model, more, own):
+        if (real := os.path.realpath(path)) not in looked_at:
+            looked_at.add(real)
+            if _fits(path, vocab_size):
+                return path
     return next(iter(_named(model, model.parent)), None)
 
 
+def _candidates(model: Path, more: tuple[Path, ...], own: Path | None) -> Iterator[Path]:
+    """The likeliest first; some twice."""
+    others = ("*.model", "*.json")
+    places = [(model.parent, others), *((folder, ()) for folder in more)]
+    if own:
+        places.append((own, ("*.bin", *others)))
+    for folder, patterns in places:
+        yield from _named(model, folder)
+        yield from _matching(folder, ("tok*.bin", "tok*.model", "tok*.json"))
+        yield from _matching(folder, patterns)
+
+
 def _named(model: Path, folder: Path) -> list[Path]:
-    names = (
-        f"{stem}.{end}"
-        for stem in (f"{model.stem}.tokenizer", "tokenizer")
-        for end in ("model", "json", "bin")
-    )
+    ends = (MODEL, JSON, BINARY)
+    names = [*(model.stem + end for end in ends), *(end.removeprefix(".") for end in ends)]
     return [path for name in names if (path := folder / name).is_file()]
 
 
-def _candidates(folder: Path, binaries: str) -> list[Path]:
-    return sorted(path for pattern in (binaries, "*.model", "*.json") for path in folder.glob(pattern))
+def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return sorted(path for pattern in patterns for path in folder.glob(pattern))
 
 
 def _fits(path: Path, vocab_size: int) -> bool:
     try:
-        return vocabulary_size(path) == vocab_size
+        return _is_likely(path) and vocabulary_size(path) == vocab_size
     except TokenizerError:
         return False  # nobody asked for this file
+
+
+def _is_likely(path: Path) -> bool:
+    """Whether a file begins like a tokenizer, so that it is worth reading.
+
+    Raises:
+        TokenizerError: It cannot be read, or begins like something else.
+    """
+    head = read_tokenizer_file(path, HEAD)
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
+        # What a tokenizer.json begins with. Configurations and data have none of these.
+        return any(b'"%s"' % name in head for name in (b"truncation", b"added_tokens", b"model", b"vocab"))
+    return bool(recognise(path, head))
 
 
 def vocabulary_size(path: Path) -> int:
@@ -109,16 +138,19 @@ def vocabulary_size(path: Path) -> int:
     data = read_tokenizer_file(path)
     kind = recognise(path, data)
     if kind == "json":
-        return count_tokens(parse_hf_json(data))
+        try:
+            return count_tokens(parse_hf_json(data))
+        except TokenizerError as error:
+            raise TokenizerError(f"{path}: {error.message}", error.hint) from None
     if kind == "tiktoken":
-        return len(data.splitlines()) + len(SPECIAL_TOKENS)
+        return len(rank_lines(path, data)) + len(SPECIAL_TOKENS)
     if kind == "sentencepiece":
-        return SentencePieceTokenizer(path, data).vocab_size
+        return open_library(path, data).vocab_size()
     return len(read_binary_vocab(path, data).pieces)
 
 
-def read_tokenizer_file(path: Path) -> bytes:
-    """Contents of a file that may be a tokenizer.
+def read_tokenizer_file(path: Path, most: int = -1) -> bytes:
+    """Contents of a file that may be a tokenizer, or its first `most` bytes.
 
     Raises:
         TokenizerError: Missing, no regular file, or larger than any tokenizer.
@@ -135,7 +167,8 @@ def read_tokenizer_file(path: Path) -> bytes:
                 f"{path}: {EXPECTED} of at most {MAX_BYTES >> 20} MiB, found {path.stat().st_size >> 20} MiB",
                 CHOOSE,
             )
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(most)
     except OSError as error:
         raise TokenizerError(f"{path}: {EXPECTED}, could not read it: {error.strerror}", CHOOSE) from None
 
@@ -146,7 +179,7 @@ def recognise(path: Path, data: bytes) -> str:
     Raises:
         TokenizerError: None of them.
     """
-    head = data[:4096]
+    head = data[:HEAD]
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if not data:
         found = "an empty file"

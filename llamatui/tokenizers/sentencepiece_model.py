@@ -3,15 +3,54 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llamatui.errors import TokenizerError
 from llamatui.tokenizers.base import Tokenizer, text_to_bytes
+from llamatui.tokenizers.binary_vocab import MAX_TOKENS
 from llamatui.tokenizers.bpe import end_ids
-from llamatui.tokenizers.hf_json import token_text
+from llamatui.tokenizers.hf_json import control_names, token_text
+from llamatui.tokenizers.sentencepiece_proto import (
+    SPACE,
+    is_control_name,
+    never_typed,
+    read_pieces,
+    replace_pieces,
+)
 
-SPACE = "▁"
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
 _RAW_BYTES = re.compile("[\udc80-\udcff]")
 _OTHER_SURROGATES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+
+
+def open_library(path: Path, data: bytes) -> "SentencePieceProcessor":
+    """The library's view of a model.
+
+    Raises:
+        TokenizerError: `data` is not a SentencePiece model, or has more than MAX_TOKENS pieces.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        # Each piece begins with this byte, and its text does again: fewer than half are something else.
+        if data.count(b"\n") <= 4 * MAX_TOKENS:
+            library = SentencePieceProcessor(model_proto=data or b"\0")  # it takes b"" for "load nothing"
+            if library.vocab_size() <= MAX_TOKENS:
+                return library
+    except RuntimeError:
+        raise _damaged(path, data) from None
+    raise TokenizerError(
+        f"{path}: expected at most {MAX_TOKENS} pieces, found more", "get the model's tokenizer again"
+    )
+
+
+def _damaged(path: Path, data: bytes) -> TokenizerError:
+    return TokenizerError(
+        f"{path}: expected a SentencePiece model, found {len(data)} bytes that do not parse as one",
+        "the file is damaged or something else: get it again",
+    )
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -22,6 +61,9 @@ class SentencePieceTokenizer(Tokenizer):
     def __init__(self, path: Path, data: bytes, config: Mapping[str, object] | None = None) -> None:
         """Takes BOS and EOS from the model, and what Hugging Face adds to it from its tokenizer_config.json.
 
+        Pieces that these or their looks say are control tokens are some, whatever their type: see
+        `never_typed`.
+
         Args:
             path: For error messages.
             data: The file's contents.
@@ -31,23 +73,22 @@ class SentencePieceTokenizer(Tokenizer):
         Raises:
             TokenizerError: `data` is not a SentencePiece model.
         """
-        from sentencepiece import SentencePieceProcessor
-
+        config = config or {}
+        library = open_library(path, data)
+        size = library.vocab_size()
         try:
-            library = SentencePieceProcessor(model_proto=data or b"\0")  # it takes b"" for "load nothing"
-            size = library.vocab_size()
             texts = [library.id_to_piece(i) for i in range(size)]
             values = {i: bytes([int(texts[i][3:5], 16)]) for i in range(size) if library.is_byte(i)}
-        except (RuntimeError, ValueError):  # it does not parse, a piece is not UTF-8, a byte piece no byte
-            raise TokenizerError(
-                f"{path}: expected a SentencePiece model, found {len(data)} bytes that do not parse as one",
-                "the file is damaged or something else: get it again",
-            ) from None
+        except (RuntimeError, ValueError):  # a piece is not UTF-8, a byte piece no byte
+            raise _damaged(path, data) from None
         control = {i for i in range(size) if library.is_control(i) or library.is_unknown(i)}
+        names = control_names(config)
+        if any(is_control_name(text, names) for i, text in enumerate(texts) if i not in control):
+            library = open_library(path, replace_pieces(data, never_typed(read_pieces(data), names)))
+            control = {i for i in range(size) if library.is_control(i) or library.is_unknown(i)}
         self._library = library
         self.vocab_size = size
         self.bos_id = library.bos_id()
-        config = config or {}
         self.adds_bos = self.bos_id >= 0 and config.get("add_bos_token") is not False
         self.special_tokens = {texts[i]: i for i in sorted(control)}
         more = self.special_tokens.get(token_text(config.get("eos_token")), -1)

@@ -5,12 +5,17 @@ the fields that an encoder needs are written, and only the pieces are read. Sour
 `src/sentencepiece_model.proto`; Protocol Buffers, "Encoding".
 """
 
+import re
 import struct
 from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from itertools import count, islice
 
 from llamatui.errors import TokenizerError
+from llamatui.tokenizers.binary_vocab import MAX_TOKENS
+
+SPACE = "▁"
 
 
 class PieceType(IntEnum):
@@ -28,6 +33,25 @@ Piece = tuple[str, float, PieceType]
 """Text (with ▁ for a space), score, type."""
 
 _BPE = 2  # TrainerSpec.ModelType
+_CONTROL = re.compile(r"<[|｜][\W_]*[^\W_].*[|｜]>", re.DOTALL)
+
+
+def is_control_name(text: str, named: Container[str] = ()) -> bool:
+    """Whether text must never become a token that is called so.
+
+    It must not if the token is `named`, by files that say it is special, BOS or EOS, or looks like
+    `<|im_end|>`. Models have such tokens as USER_DEFINED or NORMAL, and a user could type the end of a turn.
+    """
+    return text in named or text.replace(SPACE, " ") in named or _CONTROL.fullmatch(text) is not None
+
+
+def never_typed(pieces: Sequence[Piece], named: Container[str]) -> list[Piece]:
+    """The pieces, those of them CONTROL that text must never become."""
+    fixed = (PieceType.UNKNOWN, PieceType.BYTE)
+    return [
+        (text, score, PieceType.CONTROL if kind not in fixed and is_control_name(text, named) else kind)
+        for text, score, kind in pieces
+    ]
 
 
 def build_model(
@@ -81,25 +105,43 @@ def build_model(
             _integer(5, True),  # escape_whitespaces: a space is ▁
         )
     )
-    return append_pieces(b"", pieces) + _string(2, trainer) + _string(3, normalizer)
+    return replace_pieces(_string(2, trainer) + _string(3, normalizer), pieces)
 
 
-def append_pieces(model: bytes, pieces: Sequence[Piece]) -> bytes:
-    """`model` with more pieces behind its own.
-
-    Elements of a repeated field may stand anywhere in a message, so nothing needs to be parsed.
-    """
-    return model + b"".join(_string(1, _piece(*piece)) for piece in pieces)
-
-
-def read_pieces(model: bytes) -> list[Piece]:
-    """The pieces of a model, by id.
+def replace_pieces(model: bytes, pieces: Sequence[Piece]) -> bytes:
+    """`model` with these pieces instead of its own. All else that it says stays.
 
     Raises:
         TokenizerError: It is not a model.
     """
+    with _reported_damage(model):
+        others = b"".join(raw for number, _, raw in _fields(memoryview(model)) if number != 1)
+    return b"".join(_string(1, _piece(*piece)) for piece in pieces) + others
+
+
+def read_pieces(model: bytes, most: int = MAX_TOKENS) -> list[Piece]:
+    """The pieces of a model, by id.
+
+    Raises:
+        TokenizerError: It is not a model, or has more than `most` pieces.
+    """
+    pieces: list[Piece] = []
+    with _reported_damage(model):
+        for field, value, _ in _fields(memoryview(model)):
+            if field == 1 and len(pieces) == most:
+                raise TokenizerError(
+                    f"expected at most {most} pieces, found more", "get the tokenizer of this model"
+                )
+            if field == 1:
+                pieces.append(_read_piece(value))
+    return pieces
+
+
+@contextmanager
+def _reported_damage(model: bytes) -> Iterator[None]:
+    """Turns what reading bytes that are no model raises into a TokenizerError."""
     try:
-        return [_read_piece(value) for field, value in _fields(memoryview(model)) if field == 1]
+        yield
     except (IndexError, ValueError, struct.error) as error:
         raise TokenizerError(
             f"expected a SentencePiece model, found {len(model)} bytes that do not parse as one: {error}",
@@ -112,7 +154,7 @@ def _read_piece(message: int | memoryview) -> Piece:
     if isinstance(message, int):
         raise ValueError("a number where a piece belongs")
     text, score, kind = "", 0.0, PieceType.NORMAL
-    for field, value in _fields(message):
+    for field, value, _ in _fields(message):
         if field == 3 and isinstance(value, int):
             kind = PieceType(value)
         elif field == 1 and not isinstance(value, int):
@@ -122,18 +164,19 @@ def _read_piece(message: int | memoryview) -> Piece:
     return text, score, kind
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of each field. A value is an integer, or bytes of a string, message or float.
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview, memoryview]]:
+    """Number, value and bytes of each field. A value is an integer, or that of a string, message or float.
 
     Raises:
         IndexError, ValueError: The message ends early, or has a type of field that is not in use.
     """
     at = 0
     while at < len(message):
+        start = at
         key, at = _read_varint(message, at)
         if key & 7 == 0:
             value, at = _read_varint(message, at)
-            yield key >> 3, value
+            yield key >> 3, value, message[start:at]
             continue
         if key & 7 == 2:
             length, at = _read_varint(message, at)
@@ -143,7 +186,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             raise ValueError(f"wire type {key & 7}")
         if length > len(message) - at:
             raise ValueError("it is cut short")
-        yield key >> 3, message[at : at + length]
+        yield key >> 3, message[at : at + length], message[start : at + length]
         at += length
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llamatui.errors import TokenizerError
 from llamatui.tokenizers.base import Tokenizer
+from llamatui.tokenizers.binary_vocab import MAX_TOKENS
 from llamatui.tokenizers.bpe import BpeTokenizer, end_ids
 from llamatui.tokenizers.llama3_vocab import SPECIAL_TOKENS, bpe_from_ranks
 from llamatui.tokenizers.splitters import LLAMA3_PATTERN
@@ -16,6 +17,20 @@ RANK_LINE = re.compile(rb"([A-Za-z0-9+/]+={0,2}) ([0-9]{1,9})")
 
 # tiktoken takes only Unicode, and its regex engine overflows its stack on very long white space.
 _TOO_MUCH_FOR_TIKTOKEN = re.compile(r"[\ud800-\udfff]|\s{10000}")
+
+
+def rank_lines(path: Path, data: bytes) -> list[bytes]:
+    """The lines of a file, one for each rank.
+
+    Raises:
+        TokenizerError: There are more than MAX_TOKENS.
+    """
+    if data.count(b"\n") > MAX_TOKENS or data.count(b"\r") > MAX_TOKENS:  # before a list is made of them
+        raise TokenizerError(
+            f"{path}: expected at most {MAX_TOKENS} lines of a base64 piece and its rank, found more",
+            "get the tokenizer.model of Llama 3 again",
+        )
+    return data.splitlines()
 
 
 def read_ranks(path: Path, data: bytes) -> list[bytes]:
@@ -31,7 +46,7 @@ def read_ranks(path: Path, data: bytes) -> list[bytes]:
             "get the tokenizer.model of Llama 3 again",
         )
 
-    lines = data.splitlines()
+    lines = rank_lines(path, data)
     pieces: list[bytes] = [b""] * len(lines)
     for number, line in enumerate(lines, 1):
         match = RANK_LINE.fullmatch(line)

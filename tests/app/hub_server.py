@@ -16,6 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+STORIES = "karpathy/tinyllamas"
+HF_REPO = "someone/Tiny-Chat"
+
 LARGE_ENDS = (".bin", ".gguf", ".safetensors", ".model")
 """Files in large file storage: their hash is a sha256, and they are served from elsewhere."""
 

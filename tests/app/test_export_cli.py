@@ -40,6 +40,23 @@ def test_the_report_of_a_q8_0_export(tmp_path: Path) -> None:
     assert b"error of a group: at most 0.0" in result.stderr
 
 
+def test_a_tokenizer_can_be_named(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "m.bin", CHATML_TINY, 1, random_weights(CHATML_TINY))
+    (tmp_path / "elsewhere").mkdir()
+    write_chat_tokenizer(tmp_path / "elsewhere" / "mine.json")
+    result = run(
+        "export",
+        tmp_path / "out.bin",
+        "--bin",
+        tmp_path / "m.bin",
+        "-z",
+        tmp_path / "elsewhere" / "mine.json",
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out.tokenizer.json").is_file()
+    assert load_model(tmp_path / "out.bin").default_system == "You are tiny"
+
+
 def test_there_and_back(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "m.bin", CHATML_TINY, 1, random_weights(CHATML_TINY))
     write_chat_tokenizer(tmp_path / "m.tokenizer.json")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from llamatui.app import catalogue, library
+from llamatui.app.gguf_cache import cache_folder
 from llamatui.errors import ModelError
 
 
@@ -36,6 +37,9 @@ def test_a_file_that_exists_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
     pulled = put("mine")
     monkeypatch.chdir(tmp_path)
     assert library.resolve("mine") == pulled
+    Path("mine").mkdir()
+    assert library.resolve("mine") == pulled
+    Path("mine").rmdir()
     Path("mine").touch()
     assert library.resolve("mine") == Path("mine")
 
@@ -73,8 +77,40 @@ def test_an_unknown_name_suggests_those_like_it() -> None:
 def test_removal_takes_all_that_belongs_to_a_model_and_nothing_else() -> None:
     put("a", ".tokenizer.model", ".tokenizer_config.json", ".json")
     kept = put("a.tokenizers")
-    library.remove(library.pulled("A"))
+    library.remove(library.stored("A")[0])
     assert list(library.models_folder().iterdir()) == [kept]
+
+
+def put_converted(folder: str, name: str) -> Path:
+    path = cache_folder() / folder / f"{name}.bin"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for end in (".tokenizer.json", ".tokenizer.bin", ".tokenizer_config.json", ".bin"):
+        path.with_name(name + end).touch()
+    return path
+
+
+def test_what_gguf_files_became_is_listed() -> None:
+    paths = [put_converted("1f-1", "m"), put_converted("1f-1", "n"), put_converted("2f-1", "m")]
+    (cache_folder() / "2f-1" / ".m.bin.x.part").touch()
+    assert [model.path for model in library.list_converted()] == [paths[0], paths[2], paths[1]]
+    assert library.list_models() == []
+    assert library.find("m") is None
+
+
+def test_a_converted_model_goes_with_its_folder_and_a_pulled_one_of_its_name_goes_first() -> None:
+    put_converted("1f-1", "m")
+    put_converted("1f-1", "n")
+    put_converted("2f-1", "m")
+    put("m")
+    for model in library.stored("M"):
+        library.remove(model)
+    assert library.list_models() == []
+    assert library.models_folder().is_dir()
+    assert len(library.list_converted()) == 3
+    for model in library.stored("M"):
+        library.remove(model)
+    assert [path.name for path in cache_folder().rglob("*") if "m." in path.name or path.is_dir()] == ["1f-1"]
+    assert [model.name for model in library.list_converted()] == ["n"]
 
 
 @pytest.mark.parametrize("name", ["../a", "models/a", "..", ".", "", "\x1b[31m", "a\n", "/etc/passwd", "*"])
@@ -82,7 +118,7 @@ def test_only_names_of_models_are_removed(name: str) -> None:
     path = put("a")
     (library.models_folder().parent / "a.bin").touch()
     with pytest.raises(ModelError, match="no pulled model is called"):
-        library.pulled(name)
+        library.stored(name)[0]
     assert path.exists()
 
 
@@ -90,9 +126,9 @@ def test_only_names_of_models_are_removed(name: str) -> None:
 def test_an_origin_that_cannot_be_read_is_none(content: str) -> None:
     path = put("a")
     path.with_suffix(".json").write_text(content)
-    assert library.pulled("a").origin() == {}
+    assert library.stored("a")[0].origin() == {}
     path.with_suffix(".json").write_text(json.dumps({"repo": "x/y", "file": ""}))
-    assert library.pulled("a").origin() == {"repo": "x/y", "file": ""}
+    assert library.stored("a")[0].origin() == {"repo": "x/y", "file": ""}
 
 
 def test_completion_of_names() -> None:

@@ -1,101 +1,48 @@
-"""`llamatui pull` and `models`, against a hub on loopback."""
+"""`pull`, against a hub on loopback."""
 
-import json
 import os
 import shutil
-import signal
-import struct
-import subprocess
-import sys
-import threading
 from collections import namedtuple
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from llamatui.app import catalogue, library
 from llamatui.app import pull as pull_module
-from llamatui.app.cli.models import Shelf
-from llamatui.app.cli.progress import progress_bar
-from llamatui.app.cli.pull import show_catalogue
 from llamatui.app.model import load_model
 from llamatui.app.pull import Target, parse, pull
-from llamatui.backends.checkpoint import Checkpoint, tensor_layout
-from llamatui.backends.checkpoint_writer import write_checkpoint
+from llamatui.backends.checkpoint import Checkpoint
 from llamatui.errors import CheckpointError, LlamatuiError, ModelError, UsageError
-from llamatui.export.source import HF_LAYER_NAMES, HF_NAMES
-from tests.app.hub_server import Hub, serve, use
-from tests.tiny import TINY, random_weights, write_tokenizer_bin
+from tests.app.hub_server import HF_REPO, STORIES, Hub
+from tests.export.hf_models import random_tensors, write_folder, write_shards
+from tests.export.tiny_gguf import bpe_metadata, write_gguf
+from tests.tiny import TINY, write_tokenizer_bin
 
 pytest.importorskip("huggingface_hub")
 
-STORIES = "karpathy/tinyllamas"
-HF_REPO = "someone/Tiny-Chat"
+
+TOKENIZER = catalogue.Tokenizer(
+    name="t", repo="a/b", file="tok.bin", vocab_size=300, size=1, licence="", about=""
+)
 
 
-@pytest.fixture(scope="module")
-def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
-    """Repositories by name: a .bin with its tokenizer in a folder, one without, and a Hugging Face model."""
-    folder = tmp_path_factory.mktemp("hub")
-    write_checkpoint(folder / "tiny.bin", TINY, 0, random_weights(TINY))
-    write_tokenizer_bin(folder / "tok.bin", TINY.vocab_size)
-    model, tokenizer = (folder / "tiny.bin").read_bytes(), (folder / "tok.bin").read_bytes()
-    return {
-        STORIES: {
-            "README.md": b"# stories",
-            "stories260K/stories260K.bin": model,
-            "stories260K/tok512.bin": tokenizer,
-            "lonely.bin": model,
-        },
-        HF_REPO: {"config.json": hf_config(), "model.safetensors": safetensors(), "README.md": b"# tiny"},
-    }
+class Stop(BaseException):
+    """Ctrl+C."""
 
 
-def hf_config() -> bytes:
-    c = TINY
-    return json.dumps(
-        {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "hidden_size": c.dim,
-            "intermediate_size": c.hidden_dim,
-            "num_hidden_layers": c.n_layers,
-            "num_attention_heads": c.n_heads,
-            "num_key_value_heads": c.n_kv_heads,
-            "vocab_size": c.vocab_size,
-            "max_position_embeddings": c.max_seq_len,
-            "rms_norm_eps": 1e-5,
-            "tie_word_embeddings": True,
-        }
-    ).encode()
+def stop_in(step: str) -> dict[str, object]:
+    """Arguments of `pull` that stop it at the first bytes of a step."""
+    steps: list[str] = []
 
+    def progress(done: int, total: int) -> None:
+        if step in steps:
+            raise Stop
 
-def safetensors() -> bytes:
-    """A file of TINY's tensors, all 0.5."""
-    header: dict[str, object] = {}
-    end = 0
-    for spec in tensor_layout(TINY, 1):
-        for layer in range(max(spec.n_layers, 1)):
-            name = (
-                f"model.layers.{layer}.{HF_LAYER_NAMES[spec.name]}.weight"
-                if spec.n_layers
-                else f"{HF_NAMES[spec.name]}.weight"
-            )
-            start, end = end, end + 4 * int(np.prod(spec.shape))
-            header[name] = {"dtype": "F32", "shape": spec.shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + np.full(end // 4, 0.5, "<f4").tobytes()
-
-
-@pytest.fixture
-def server(contents: dict[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with serve() as running:
-        running.repos = {repo: dict(files) for repo, files in contents.items()}
-        use(running, monkeypatch)
-        yield running
+    return {"step": steps.append, "progress": progress}
 
 
 def is_clean() -> bool:
@@ -115,7 +62,7 @@ def test_a_story_model_runs_by_its_name(server: Hub, contents: dict[str, dict[st
 
 def test_the_origin_is_written_down(server: Hub) -> None:
     pull("stories260K")
-    origin = library.pulled("stories260K").origin()
+    origin = library.stored("stories260K")[0].origin()
     assert (origin["repo"], origin["file"]) == (STORIES, "stories260K/stories260K.bin")
     assert origin["revision"] == server.commit
     assert [source["name"] for source in origin["sources"]] == [
@@ -149,23 +96,31 @@ def test_a_tokenizer_of_the_users_own_will_do(server: Hub) -> None:
 def test_a_story_model_brings_a_tokenizer_from_another_repository(
     server: Hub, contents: dict[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    elsewhere = catalogue.Tokenizer("t", "a/b", "tok.bin", 300, 1, gated=False, licence="", about="")
-    model = catalogue.Model("lone", STORIES, 1, 1, "", "", file="lonely.bin", tokenizer=elsewhere)
+    model = catalogue.Model(
+        name="lone",
+        repo=STORIES,
+        parameters=1,
+        size=1,
+        licence="",
+        about="",
+        file="lonely.bin",
+        tokenizer=TOKENIZER,
+    )
     monkeypatch.setitem(catalogue._BY_NAME, "lone", model)
     server.repos["a/b"] = {"tok.bin": contents[STORIES]["stories260K/tok512.bin"]}
     pulled = pull("lone")
     assert pulled.notes == ()
-    assert [path.name for path in library.pulled("lone").files] == [
+    assert [path.name for path in library.stored("lone")[0].files] == [
         "lone.tokenizer.bin", "lone.json", "lone.bin",
     ]  # fmt: skip
-    assert [s["name"] for s in library.pulled("lone").origin()["sources"]] == ["lonely.bin", "tok.bin"]
+    assert [s["name"] for s in library.stored("lone")[0].origin()["sources"]] == ["lonely.bin", "tok.bin"]
 
 
 def test_a_tokenizer_goes_where_models_look_for_it(
     server: Hub, contents: dict[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = catalogue.Tokenizer("t", "a/b", "original/tok.bin", 300, 1, gated=False, licence="", about="")
-    monkeypatch.setitem(catalogue._BY_NAME, "tok-300", replace(entry, name="tok-300"))
+    entry = replace(TOKENIZER, name="tok-300", file="original/tok.bin")
+    monkeypatch.setitem(catalogue._BY_NAME, "tok-300", entry)
     server.repos["a/b"] = {"original/tok.bin": contents[STORIES]["stories260K/tok512.bin"]}
     pulled = pull("tok-300")
     assert pulled.path == library.tokenizers_folder() / "tok-300.bin"
@@ -225,9 +180,6 @@ def test_another_architecture_is_told_before_its_weights_come(server: Hub) -> No
 
 
 def test_a_download_that_was_stopped_goes_on(server: Hub) -> None:
-    class Stop(BaseException):
-        pass
-
     def stop(done: int, total: int) -> None:
         if done > 60_000:
             raise Stop
@@ -242,22 +194,33 @@ def test_a_download_that_was_stopped_goes_on(server: Hub) -> None:
 
 
 def test_an_export_that_was_stopped_goes_on_without_a_download(server: Hub) -> None:
-
-    class Stop(BaseException):
-        pass
-
-    steps: list[str] = []
-
-    def stop(done: int, total: int) -> None:
-        if "exporting" in steps:
-            raise Stop
-
     with pytest.raises(Stop):
-        pull(HF_REPO, progress=stop, step=steps.append)
+        pull(HF_REPO, **stop_in("exporting"))  # type: ignore[arg-type]
     assert library.list_models() == []
     server.requests.clear()
     pull(HF_REPO)
     assert server.fetched("model.safetensors") == []
+
+
+def test_what_an_earlier_commit_left_is_not_exported(server: Hub, tmp_path: Path) -> None:
+    """Whole files of it, and files that were begun."""
+    with pytest.raises(Stop):
+        pull(HF_REPO, **stop_in("exporting"))  # type: ignore[arg-type]
+    (downloads,) = [path for path in library.downloads_folder().iterdir() if path.is_dir()]
+    (downloads / "tokenizer.json.0123456789ab.part").touch()
+    write_folder(tmp_path / "hf")
+    (tmp_path / "hf" / "model.safetensors").unlink()
+    tensors = random_tensors()
+    write_shards(tmp_path / "hf", tensors)
+    server.commit = "f00d" + "0" * 36
+    server.repos[HF_REPO] = {path.name: path.read_bytes() for path in (tmp_path / "hf").iterdir()}
+    with pytest.raises(Stop):
+        pull(HF_REPO, **stop_in("exporting"))  # type: ignore[arg-type]
+    assert {path.name for path in downloads.iterdir()} == set(server.repos[HF_REPO])
+    pulled = pull(HF_REPO)
+    w1 = Checkpoint(pulled.path).fp32("w1")
+    assert np.array_equal(w1[0], tensors["model.layers.0.mlp.gate_proj.weight"])
+    assert library.stored("Tiny-Chat")[0].origin()["revision"] == server.commit
 
 
 def test_a_wrong_hash_leaves_no_model(server: Hub) -> None:
@@ -286,13 +249,36 @@ def test_a_gguf_comes_alone_and_a_damaged_one_is_refused(server: Hub) -> None:
     assert library.list_models() == []
 
 
-def test_no_room_is_told_before_the_first_byte(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "free")
-    size = len(server.repos[HF_REPO]["model.safetensors"])
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(size + 50_000))  # room for one, not for two
+@pytest.mark.parametrize(
+    ("target", "options", "times"),
+    [
+        (HF_REPO, {}, 2),  # as much again, since it is fp32 already
+        (HF_REPO, {"version": 2}, 1 + 17 / 64),
+        (f"{HF_REPO}:tiny.gguf", {}, 3),
+        (f"{STORIES}:lonely.bin", {"version": 1}, 3),
+        (f"{STORIES}:lonely.bin", {}, 1),
+    ],
+)
+def test_no_room_is_told_before_the_weights_come(
+    target: str,
+    options: dict[str, int],
+    times: float,
+    server: Hub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server.repos[HF_REPO]["tiny.gguf"] = write_gguf(tmp_path / "m.gguf", metadata=bpe_metadata()).read_bytes()
+    repo, _, file = target.partition(":")
+    weights = file or "model.safetensors"
+    needed = times * len(server.repos[repo][weights])
+    free = [0.0]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(free[0]))
+    free[0] = 0.97 * needed
     with pytest.raises(LlamatuiError, match="are needed"):
-        pull(HF_REPO)
-    assert server.fetched("model.safetensors") == []
+        pull(target, **options)  # type: ignore[arg-type]
+    assert server.fetched(weights) == []
+    free[0] = 1.03 * needed + 2000
+    assert pull(target, **options).is_new  # type: ignore[arg-type]
 
 
 def test_a_gated_model(server: Hub) -> None:
@@ -310,7 +296,7 @@ def test_another_model_of_the_same_name_is_not_overwritten(server: Hub) -> None:
     with pytest.raises(ModelError, match=f"another model of this name is here, from {STORIES}"):
         pull("other/x:lonely.bin")
     pull("other/x:lonely.bin", force=True)
-    assert library.pulled("lonely").origin()["repo"] == "other/x"
+    assert library.stored("lonely")[0].origin()["repo"] == "other/x"
 
 
 def test_a_model_put_in_the_place_of_another_does_not_get_its_tokenizer(server: Hub) -> None:
@@ -320,12 +306,73 @@ def test_a_model_put_in_the_place_of_another_does_not_get_its_tokenizer(server: 
     assert not (library.models_folder() / "stories260K.tokenizer.bin").exists()
 
 
-def test_two_pulls_of_one_model_do_not_mix(server: Hub) -> None:
+def test_of_two_spellings_of_a_name_only_one_stays(server: Hub) -> None:
+    pull("stories260K")
+    server.repos["other/x"] = {"STORIES260k.bin": server.repos[STORIES]["lonely.bin"]}
+    pull("other/x:STORIES260k.bin", force=True)
+    (model,) = library.list_models()
+    assert model.origin()["repo"] == "other/x"
+    assert not (library.models_folder() / "stories260K.tokenizer.bin").exists()
+
+
+@pytest.mark.parametrize("second", ["stories260K", "other/x:stories260K.bin", "other/x:Stories260k.bin"])
+def test_two_pulls_of_one_name_do_not_mix(second: str, server: Hub) -> None:
+    server.repos["other/x"] = {"stories260K.bin": server.repos[STORIES]["lonely.bin"]}
+    server.repos["other/x"]["Stories260k.bin"] = server.repos["other/x"]["stories260K.bin"]
+    refused = []
+
     def meanwhile(done: int, total: int) -> None:
-        with pytest.raises(LlamatuiError, match="another pull of this is running"):
-            pull("stories260K")
+        with pytest.raises(LlamatuiError, match="another pull of it is running"):
+            pull(second, force=True)
+        refused.append(done)
 
     pull("stories260K", progress=meanwhile)
+    assert refused
+    assert library.stored("stories260K")[0].origin()["repo"] == STORIES
+
+
+def test_a_pull_that_had_to_wait_sees_what_came_meanwhile(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.repos["other/x"] = {"lonely.bin": server.repos[STORIES]["lonely.bin"]}
+    alone = pull_module._alone
+
+    @contextmanager
+    def after_another(name: str) -> Iterator[None]:
+        monkeypatch.setattr(pull_module, "_alone", alone)
+        pull("other/x:lonely.bin")
+        with alone(name):
+            yield
+
+    monkeypatch.setattr(pull_module, "_alone", after_another)
+    with pytest.raises(ModelError, match="another model of this name is here, from other/x"):
+        pull(f"{STORIES}:lonely.bin")
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("target", ["stories260K", HF_REPO])
+def test_where_it_cannot_be_put_in_place_nothing_is_listed_and_the_download_is_kept(
+    target: str, links: bool, server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    name = parse(target).name
+    in_the_way = library.models_folder() / f"{name}.json" / "x"
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(LlamatuiError, match="cannot be written"):
+        pull(target)
+    assert library.list_models() == []
+    in_the_way.rmdir()
+    in_the_way.parent.rmdir()
+    server.requests.clear()
+    assert pull(target).is_new
+    assert [request.path for request in server.requests if not request.path.startswith("/api")] == []
+    assert is_clean()
+
+
+def no_links(source: object, target: object) -> None:
+    """What a disk that knows no links answers."""
+    raise OSError(1, "Operation not permitted")
 
 
 @pytest.mark.parametrize(
@@ -351,140 +398,3 @@ def test_what_cannot_be_pulled(target: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse(target)
     assert caught.value.hint
-
-
-def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "llamatui", *args],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, **env},
-        timeout=60,
-    )
-
-
-def test_pull_and_models_and_rm(server: Hub) -> None:
-    pulled = run("pull", "stories260K")
-    assert pulled.returncode == 0, pulled.stderr
-    assert pulled.stdout == ""
-    lines = pulled.stderr.splitlines()
-    assert lines[0].startswith("downloading stories260K: ")
-    assert lines[-2] == f"pulled to {library.models_folder() / 'stories260K.bin'}"
-    assert lines[-1] == "  try: llamatui story stories260K"
-    assert len(lines) < 8
-    assert "\x1b" not in pulled.stderr
-    content = json.loads(run("models", "--json").stdout)
-    assert content["folder"] == str(library.models_folder())
-    (model,) = content["models"]
-    assert (model["name"], model["format"], model["revision"]) == ("stories260K", "v0", server.commit)
-    refused = run("models", "rm", "stories260K")
-    assert refused.returncode == 2
-    assert "models rm -y stories260K" in refused.stderr
-    assert run("models", "rm", "-y", "stories260k").returncode == 0
-    assert list(library.models_folder().iterdir()) == []
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_ctrl_c_ends_it_and_the_next_pull_goes_on(server: Hub) -> None:
-    server.cut_after, server.go_on = 60_000, threading.Event()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "llamatui", "pull", "stories260K"], stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr
-    try:
-        line = process.stderr.readline()  # "25 %": bytes have come
-        while "of" in line and line.split(":")[1].strip().startswith("0 "):
-            line = process.stderr.readline()
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
-    finally:
-        server.go_on.set()
-    assert process.returncode == 130
-    assert err.splitlines()[-1] == "stopped; llamatui pull stories260K goes on from here"
-    assert "Traceback" not in err
-    assert library.list_models() == []
-    server.requests.clear()
-    pull("stories260K")
-    assert server.fetched("stories260K.bin")[0].range.startswith("bytes=")
-
-
-def test_a_failed_pull_says_what_to_do(server: Hub) -> None:
-    result = run("pull", "nobody/nothing")
-    assert result.returncode == 3
-    assert "Traceback" not in result.stderr
-    assert result.stderr.splitlines()[-1].startswith("  try: ")
-
-
-def test_names_are_completed() -> None:
-    words = {"COMP_WORDS": "llamatui pull Smol", "COMP_CWORD": "2"}
-    completed = run(_LLAMATUI_COMPLETE="complete_bash", **words)
-    assert completed.stdout.split() == ["SmolLM2-135M-Instruct", "SmolLM2-360M-Instruct"]
-
-
-def test_the_catalogue_says_what_is_gated_and_what_is_here(
-    server: Hub, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pull("stories260K")
-    show_catalogue()
-    rows = {row.split()[0]: row for row in capsys.readouterr().out.splitlines()}
-    assert rows["stories260K"].split() == ["stories260K", "260", "K", "1.1", "MB", "MIT", "here"]
-    assert rows["Llama-3.2-3B-Instruct"].rstrip().endswith("Llama 3.2 Community, gated")
-    assert {*catalogue.names()} < rows.keys()
-
-
-def test_the_list_tells_damaged_models_and_what_did_not_end(
-    server: Hub, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Shelf.look().show()
-    assert "no models are here yet" in capsys.readouterr().err
-    pull("stories260K")
-    (library.models_folder() / "bad.bin").write_bytes(b"GGUF")
-    library.tokenizers_folder().mkdir()
-    write_tokenizer_bin(library.tokenizers_folder() / "mine.bin", 300)
-    server.hashes["lonely.bin"] = "0" * 64
-    server.repos["a/b"] = {**server.repos[STORIES], "tok.bin": b"x" * 100}
-    with pytest.raises(ModelError):
-        pull("a/b:lonely.bin")
-    Shelf.look().show()
-    out, err = capsys.readouterr()
-    rows = {row.split()[0]: row.split() for row in out.splitlines()}
-    assert rows["stories260K"][3:5] == ["v0", "fp32"]
-    assert rows["stories260K"][-1] == f"{STORIES}:stories260K/stories260K.bin"
-    assert "damaged" in rows["bad"]
-    assert rows["mine"][1:3] == ["300", "tokens"]
-    assert "downloads that are kept: 100 bytes" in err
-
-
-def test_progress_in_a_log_is_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress_bar("x.bin") as progress:
-        for done in range(0, 1001, 10):
-            progress(done, 1000)
-        progress.step("exporting")
-        progress(0, 0)
-    assert capsys.readouterr().err.splitlines() == [
-        "x.bin: 0 bytes of 1.0 kB",
-        "x.bin: 250 bytes of 1.0 kB",
-        "x.bin: 500 bytes of 1.0 kB",
-        "x.bin: 750 bytes of 1.0 kB",
-        "x.bin: 1.0 kB of 1.0 kB",
-        "exporting: 0 bytes of 0 bytes",
-    ]
-
-
-def test_progress_in_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    with progress_bar("x[1].bin") as progress:
-        progress(500_000, 1_000_000)
-        progress.step("exporting")
-        progress(2_000_000, 2_000_000)
-    drawn = terminal.getvalue()
-    assert "x[1].bin" in drawn
-    assert "0.5/1.0 MB" in drawn
-    assert "exporting" in drawn
-    assert "2.0/2.0 MB" in drawn

@@ -1,5 +1,6 @@
 """`.bin` files as a source: from version to version nothing is lost that the version can hold."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from llamatui.backends.q8_0 import Q8Tensor
 from llamatui.errors import CheckpointError
 from llamatui.export.bin_file import open_bin
 from llamatui.export.to_bin import export_bin
+from llamatui.export.to_hf import export_hf
 from tests.tiny import TINY, random_weights, write_tokenizer_bin
 
 OWN_CLASSIFIER = replace(TINY, shared_classifier=False)
@@ -83,6 +85,18 @@ def test_the_tokenizer_beside_the_file_goes_along(tmp_path: Path) -> None:
     source = open_bin(tmp_path / "a.bin")
     assert len(source.tokenizer) == 1
     assert next(iter(source.tokenizer)).startswith(".tokenizer.")
+
+
+def test_the_tokenizer_tells_ids_that_the_file_lacks(tmp_path: Path) -> None:
+    write(tmp_path / "a.bin", TINY, 0)
+    write(tmp_path / "rich.bin", RICH, 1)
+    write_tokenizer_bin(tmp_path / "tokenizer.bin", TINY.vocab_size)
+    source = open_bin(tmp_path / "a.bin")
+    assert (source.config.bos_id, source.config.eos_ids) == (1, (2,))
+    assert open_bin(tmp_path / "rich.bin").config == RICH
+    export_hf(source, tmp_path / "hf")
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "hf" / name).read_bytes())["eos_token_id"] == 2
 
 
 def test_without_a_tokenizer_there_is_none(tmp_path: Path) -> None:

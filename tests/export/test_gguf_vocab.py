@@ -11,6 +11,7 @@ from llamatui.errors import LlamatuiError, TokenizerError
 from llamatui.export.gguf_header import Metadata, Value
 from llamatui.export.gguf_vocab import special_ids, tokenizer_files
 from llamatui.tokenizers.base import Tokenizer
+from llamatui.tokenizers.chat_formats import chat_format_for
 from llamatui.tokenizers.loading import load_tokenizer
 from llamatui.tokenizers.splitters import SPLIT_PATTERNS, Splitter
 from tests.export.tiny_gguf import bpe_metadata, sentencepiece_metadata
@@ -72,6 +73,26 @@ def test_tokens_of_a_wrong_type_are_put_right(tmp_path: Path) -> None:
     tokenizer = loaded(tmp_path, values)
     assert {"<unk>", "<s>", "</s>"} <= tokenizer.special_tokens.keys()
     assert tokenizer.encode("a</s>")[-1] != 2
+
+
+@pytest.mark.parametrize("kind", [1, 2, 4, 5])
+def test_what_looks_like_a_control_token_is_never_typed(tmp_path: Path, kind: int) -> None:
+    values = sentencepiece_metadata()
+    values["tokenizer.ggml.tokens"][-2:] = ["<|im_start|>", "<|im_end|>"]
+    values["tokenizer.ggml.token_type"][-2:] = [kind, kind]
+    tokenizer = loaded(tmp_path, values)
+    assert not {SIZE - 2, SIZE - 1} & set(tokenizer.encode("<|im_start|>a<|im_end|>"))
+    assert tokenizer.special_tokens["<|im_start|>"] == SIZE - 2
+    assert tokenizer.eos_ids == {2, SIZE - 1}
+    assert chat_format_for(tokenizer, "chatml").name == "chatml"
+
+
+def test_nor_in_bpe(tmp_path: Path) -> None:
+    values = bpe_metadata()
+    values["tokenizer.ggml.token_type"][-2:] = [1, 4]
+    tokenizer = loaded(tmp_path, values)
+    assert tokenizer.special_tokens["<|im_start|>"] == SIZE - 2
+    assert tokenizer.decode_bytes(SIZE - 1) == b""
 
 
 def test_bpe(tmp_path: Path) -> None:

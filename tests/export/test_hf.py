@@ -17,6 +17,7 @@ from llamatui.backends.q8_0 import FloatArray
 from llamatui.errors import CheckpointError
 from llamatui.export.hf import open_hf, reorder_heads
 from llamatui.export.source import UNKNOWN_FORMAT, deinterleave, interleave
+from llamatui.tokenizers.sentencepiece_proto import Piece, PieceType, build_model
 from tests.export.hf_models import (
     HF_TINY,
     fp32,
@@ -31,6 +32,14 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }  # fmt: skip
 SCALING = RopeScaling(8.0, 1.0, 4.0, 32)
+
+
+def write_tokenizer_model(path: Path) -> None:
+    pieces: list[Piece] = [("<unk>", 0.0, PieceType.UNKNOWN)]
+    pieces += [(text, 0.0, PieceType.CONTROL) for text in ("<s>", "</s>")]
+    pieces += [(f"<0x{byte:02X}>", 0.0, PieceType.BYTE) for byte in range(256)]
+    pieces += [(chr(0x3041 + i), -1.0, PieceType.NORMAL) for i in range(300 - len(pieces))]
+    path.write_bytes(build_model(pieces, bos_id=1, eos_id=2, unk_id=0))
 
 
 def whole(folder: Path, name: str, layer: int = 0) -> FloatArray:
@@ -239,6 +248,36 @@ def test_a_template_of_its_own_comes_first(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
     (tmp_path / "chat_template.jinja").write_text(CHATML)
     assert open_hf(tmp_path).config.chat_format == "chatml"
+
+
+def test_the_header_and_the_config_beside_it_tell_of_the_same_template(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    (tmp_path / "chat_template.jinja").write_text(CHATML)
+    write_tokenizer_model(tmp_path / "tokenizer.model")
+    source = open_hf(tmp_path)
+    assert source.config.chat_format == "chatml"
+    assert json.loads(source.tokenizer[".tokenizer_config.json"])["chat_template"] == CHATML
+
+
+def test_a_template_that_is_too_long_is_unknown(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(CHATML + " " * (2 << 20))
+    assert open_hf(tmp_path).config.chat_format == UNKNOWN_FORMAT
+
+
+def test_a_template_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(CheckpointError, match=r"jinja: .*Git LFS pointer"):
+        open_hf(tmp_path)
+
+
+def test_the_tokenizer_tells_ids_that_the_config_lacks(tmp_path: Path) -> None:
+    write_folder(tmp_path, bos_token_id=None, eos_token_id=None)
+    write_tokenizer_model(tmp_path / "tokenizer.model")
+    config = open_hf(tmp_path).config
+    assert (config.bos_id, config.eos_ids) == (1, (2,))
 
 
 def test_a_missing_tokenizer_is_told(tmp_path: Path) -> None:

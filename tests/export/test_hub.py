@@ -72,6 +72,30 @@ def test_what_is_here_is_not_fetched_again(server: Hub, tmp_path: Path) -> None:
     assert (tmp_path / "config.json").read_bytes() == SMALL
 
 
+def test_no_file_is_held_in_memory(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.repos[REPO]["large.txt"] = b"of git, with no sha256 of the hub's" * 100_000
+
+    def refuse(path: Path) -> bytes:
+        raise AssertionError(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    fetched = fetch_all(tmp_path)
+    assert fetched[-1].sha256 == hashlib.sha256(server.repos[REPO]["large.txt"]).hexdigest()
+
+
+def test_what_another_commit_left_is_deleted(server: Hub, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    repository = look_up(REPO)
+    part = part_of(tmp_path / "sub/weights.bin", repository.file("sub/weights.bin"))
+    kept = [tmp_path / "config.json", part]
+    gone = ["sub/weights.bin.0123456789ab.part", "sub/model.safetensors", "tokenizer.json"]
+    for path in [*kept, *(tmp_path / name for name in gone)]:
+        path.touch()
+    hub.keep_only(tmp_path, repository.files)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(kept)
+    hub.keep_only(tmp_path / "none", repository.files)
+
+
 def test_a_cut_connection_is_taken_up_where_it_ended(server: Hub, tmp_path: Path) -> None:
     server.cut_after, server.cuts = 300_000, 3
     fetch_all(tmp_path)

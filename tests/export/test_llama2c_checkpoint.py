@@ -1,6 +1,5 @@
 """llama2.c's ckpt.pt: the weights that were trained, under the names that training leaves behind."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from llamatui.backends.checkpoint import Checkpoint, ModelConfig, tensor_layout  # noqa: E402
-from llamatui.errors import CheckpointError, MissingExtraError  # noqa: E402
+from llamatui.errors import CheckpointError  # noqa: E402
 from llamatui.export.llama2c_checkpoint import open_llama2c  # noqa: E402
 from llamatui.export.meta import original_name  # noqa: E402
 from llamatui.export.source import Source  # noqa: E402
@@ -182,8 +181,8 @@ def test_other_pytorch_files_are_refused(tmp_path: Path, content: object) -> Non
         open_llama2c(tmp_path / "ckpt.pt")
 
 
-def test_without_pytorch_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tokenizer_beside_it_tells_bos_and_eos(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "ckpt.pt", state_of(TINY))
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingExtraError):
-        open_llama2c(path)
+    write_tokenizer_bin(tmp_path / "tokenizer.bin", TINY.vocab_size)
+    config = open_llama2c(path).config
+    assert (config.bos_id, config.eos_ids) == (1, (2,))

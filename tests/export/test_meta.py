@@ -1,7 +1,6 @@
 """Meta's folders: whole and sharded ones give the weights that were saved, and params what they mean."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +11,11 @@ torch = pytest.importorskip("torch")
 
 from llamatui.backends.checkpoint import Checkpoint, ModelConfig, RopeScaling, tensor_layout  # noqa: E402
 from llamatui.backends.q8_0 import FloatArray  # noqa: E402
-from llamatui.errors import CheckpointError, MissingExtraError  # noqa: E402
+from llamatui.errors import CheckpointError  # noqa: E402
 from llamatui.export.meta import open_meta, original_name  # noqa: E402
 from llamatui.export.source import Source  # noqa: E402
 from llamatui.export.to_bin import export_bin  # noqa: E402
-from tests.tiny import TINY, random_weights  # noqa: E402
+from tests.tiny import TINY, random_weights, write_tokenizer_bin  # noqa: E402
 
 SMALL = replace(TINY, shared_classifier=False)
 PARAMS = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "norm_eps": 1e-5, "vocab_size": -1}
@@ -338,8 +337,8 @@ def test_params_that_are_no_object_are_refused(tmp_path: Path, text: str) -> Non
         open_meta(tmp_path)
 
 
-def test_without_pytorch_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tokenizer_tells_bos_and_eos(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "m", [state_of(SMALL)])
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingExtraError):
-        open_meta(folder)
+    write_tokenizer_bin(folder / "tokenizer.model", SMALL.vocab_size)  # the contents tell the kind
+    config = open_meta(folder).config
+    assert (config.bos_id, config.eos_ids) == (1, (2,))

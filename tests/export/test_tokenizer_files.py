@@ -2,16 +2,25 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llamatui.backends.checkpoint import ModelConfig
-from llamatui.errors import TokenizerError
+from llamatui.errors import CheckpointError, TokenizerError
 from llamatui.export.source import TokenizerFiles
-from llamatui.export.tokenizer_files import MAX_PADDING, beside, for_hf, from_file, from_folder
+from llamatui.export.tokenizer_files import (
+    MAX_PADDING,
+    beside,
+    for_hf,
+    from_file,
+    from_folder,
+    with_token_ids,
+)
 from llamatui.tokenizers.base import Tokenizer
 from llamatui.tokenizers.chat_formats import CHAT_FORMATS, Message
 from llamatui.tokenizers.chat_templates import format_of
@@ -19,7 +28,7 @@ from llamatui.tokenizers.hf_json_sentencepiece import sentencepiece_json
 from llamatui.tokenizers.hf_json_writer import bpe_json, byte_alphabet, merges_from_ranks
 from llamatui.tokenizers.llama3_vocab import SPECIAL_TOKENS
 from llamatui.tokenizers.loading import load_tokenizer
-from llamatui.tokenizers.sentencepiece_proto import read_pieces
+from llamatui.tokenizers.sentencepiece_proto import PieceType, read_pieces
 from llamatui.tokenizers.splitters import SPLIT_PATTERNS
 from tests.tokenizers import vocabularies as v
 from tests.tokenizers.genuine_templates import SMOLLM2_INSTRUCT
@@ -110,6 +119,78 @@ def test_sentencepiece_with_added_tokens(folder: Path, tmp_path: Path, where: st
     assert files.keys() - {".tokenizer_config.json"} == {".tokenizer.model"}
 
 
+NEVER_TYPED: dict[str, dict[str, object]] = {
+    "special": {
+        "tokenizer_config.json": {"added_tokens_decoder": {"259": {"content": "[END]", "special": True}}}
+    },
+    "under another name": {
+        "tokenizer_config.json": {"added_tokens_decoder": {"259": {"content": "[A]", "special": True}}}
+    },
+    "special in one file": {
+        "tokenizer_config.json": {"added_tokens_decoder": {"259": {"content": "[END]", "special": True}}},
+        "tokenizer.json": {"added_tokens": [{"id": "259", "content": "[END]", "special": False}]},
+    },
+    "special at another id": {
+        "tokenizer_config.json": {"added_tokens_decoder": {"100": {"content": "[END]", "special": True}}}
+    },
+    "eos": {"tokenizer_config.json": {"eos_token": "[END]"}},
+    "bos": {"tokenizer_config.json": {"bos_token": {"content": "[END]"}}},
+    "in the map": {"special_tokens_map.json": {"additional_special_tokens": ["[END]"]}},
+    "eos in the map": {"special_tokens_map.json": {"eos_token": {"content": "[END]"}}},
+}
+
+
+@pytest.mark.parametrize("case", NEVER_TYPED)
+def test_pieces_of_the_model_that_nobody_may_type(folder: Path, tmp_path: Path, case: str) -> None:
+    model = v.train_sentencepiece(user_defined_symbols=["[END]", "<|im_end|>", "<tool>"])
+    token = [piece[0] for piece in read_pieces(model)].index("[END]")
+    (folder / "tokenizer.model").write_bytes(model)
+    before = loaded(from_folder(folder, 340), tmp_path / "before", 340)
+    assert token in before.encode("a [END]")
+    for name, content in NEVER_TYPED[case].items():
+        text = json.dumps(content).replace('"id": "259"', f'"id": {token}').replace('"259"', f'"{token}"')
+        (folder / name).write_text(text)
+    tokenizer = loaded(from_folder(folder, 340), tmp_path / "out", 340)
+    assert token not in tokenizer.encode("a [END]")
+    assert tokenizer.special_tokens["[END]"] == token
+    if "eos" in case:
+        assert token in tokenizer.eos_ids
+    assert tokenizer.special_tokens["<|im_end|>"] not in tokenizer.encode("<|im_end|>")
+    assert "<tool>" not in tokenizer.special_tokens
+    assert tokenizer.encode(TEXT) == before.encode(TEXT)
+
+
+def test_added_tokens_that_a_newer_file_calls_text(folder: Path, tmp_path: Path) -> None:
+    (folder / "tokenizer.model").write_bytes(SPM)
+    v.write_json(folder / "added_tokens.json", {"<think>": 340})
+    v.write_json(folder / "tokenizer.json", {"added_tokens": [added_token(340, "<think>", False)]})
+    assert loaded(from_folder(folder, 341), tmp_path / "out", 341).encode("<think>")[-1] == 340
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_an_added_end_is_never_typed(folder: Path, tmp_path: Path, name: str) -> None:
+    (folder / "tokenizer.model").write_bytes(SPM)
+    v.write_json(folder / "tokenizer.json", {"added_tokens": [added_token(340, "[END]", False)]})
+    v.write_json(folder / name, {"eos_token": "[END]"})
+    tokenizer = loaded(from_folder(folder, 341), tmp_path / "out", 341)
+    assert 340 not in tokenizer.encode("a [END]")
+    assert tokenizer.eos_ids == {2, 340}
+
+
+def test_what_a_file_beside_a_model_makes_of_control_tokens(tmp_path: Path) -> None:
+    model = v.train_sentencepiece(user_defined_symbols=["<|im_end|>"])
+    (tmp_path / "tokenizer.model").write_bytes(model)
+    tokenizer = loaded(from_file(tmp_path / "tokenizer.model", 340), tmp_path / "out", 340)
+    assert tokenizer.special_tokens["<|im_end|>"] not in tokenizer.encode("<|im_end|>")
+    made = for_hf({".tokenizer.model": model}, ModelConfig(32, 48, 2, 4, 2, 340, 64))
+    kinds = {piece[0]: piece[2] for piece in read_pieces(made["tokenizer.model"])}
+    assert kinds["<|im_end|>"] is PieceType.CONTROL
+    tokens = {
+        token["content"]: token["special"] for token in json.loads(made["tokenizer.json"])["added_tokens"]
+    }
+    assert tokens["<|im_end|>"]
+
+
 def test_added_tokens_that_are_text(folder: Path, tmp_path: Path) -> None:
     (folder / "tokenizer.model").write_bytes(SPM)
     v.write_json(folder / "tokenizer.json", {"added_tokens": [added_token(340, "<think>", False)]})
@@ -193,9 +274,9 @@ def test_a_chat_template_in_a_file_of_its_own(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(SMOLLM2_INSTRUCT, "utf-8")
     config = json.loads(from_folder(folder, SMOLLM_SIZE)[".tokenizer_config.json"])
     assert config["chat_template"] == SMOLLM2_INSTRUCT
-    v.write_json(folder / "tokenizer_config.json", {"chat_template": "its own"})
+    v.write_json(folder / "tokenizer_config.json", {"chat_template": "an older one"})
     config = json.loads(from_folder(folder, SMOLLM_SIZE)[".tokenizer_config.json"])
-    assert config["chat_template"] == "its own"
+    assert config["chat_template"] == SMOLLM2_INSTRUCT
 
 
 @pytest.mark.parametrize("where", ["tokenizer.model", "original/tokenizer.model", "../tokenizer.model"])
@@ -234,6 +315,54 @@ def test_another_size(folder: Path, name: str, size: int) -> None:
     assert raised.value.hint
 
 
+HOSTILE = {
+    "pieces": {"tokenizer.model": SPM + b"\n\x00" * (20 << 20)},
+    "tokens of the same id": {
+        "tokenizer.json": b'{"model":{"merges":[],"vocab":{'
+        + ",".join(f'"{i:x}":{i % 340}' for i in range(900_000)).encode()
+        + b"}}}"
+    },
+    "added tokens": {
+        "tokenizer.json": b'{"added_tokens":['
+        + b",".join([b'{"id":1,"content":"<|a|>"}'] * 400_000)
+        + b'],"model":{"vocab":{"a":0}}}'
+    },
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_more_tokens_than_the_model_has_are_refused_at_once(folder: Path, case: str) -> None:
+    for name, data in HOSTILE[case].items():
+        (folder / name).write_bytes(data)
+    start = time.process_time()
+    with pytest.raises(TokenizerError, match="expected") as raised:
+        from_folder(folder, 340)
+    assert time.process_time() - start < 2
+    assert raised.value.message.startswith(str(folder))
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize("n", [360_000, 1_000_000])
+def test_a_large_json_beside_a_model_takes_no_time(folder: Path, n: int) -> None:
+    (folder / "tokenizer.model").write_bytes(SPM)
+    tokens = ",".join(f'{{"id":{i % 5 + 340},"content":"<{i}>"}}' for i in range(n))
+    (folder / "tokenizer.json").write_text(f'{{"added_tokens":[{tokens}]}}')
+    start = time.process_time()
+    assert ".tokenizer.model" in from_folder(folder, 345)
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("name", ["added_tokens.json", "special_tokens_map.json", "tokenizer_config.json"])
+def test_small_files_are_refused_if_they_are_large(folder: Path, name: str) -> None:
+    (folder / "tokenizer.model").write_bytes(SPM)
+    with (folder / name).open("wb") as file:
+        file.truncate(50 << 30)
+    start = time.process_time()
+    with pytest.raises(CheckpointError, match="expected at most 4,194,304 bytes"):
+        from_folder(folder, 340)
+    assert time.process_time() - start < 1
+
+
 DAMAGED = {
     "tokenizer.model": [b"", b"version https://git-lfs", SPM[:1000], b"\n\x05\n\x09abc"],
     "tokenizer.json": [
@@ -259,9 +388,26 @@ def test_damaged_files(folder: Path, name: str, data: bytes) -> None:
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"added_tokens_decoder": 5}', b'{"a": {"id": "x"}}'])
 def test_damaged_files_beside_it_say_nothing(folder: Path, data: bytes) -> None:
     (folder / "tokenizer.model").write_bytes(SPM)
-    for name in ("tokenizer_config.json", "added_tokens.json"):
+    for name in ("special_tokens_map.json", "added_tokens.json"):
         (folder / name).write_bytes(data)
     assert from_folder(folder, 340)[".tokenizer.model"] == SPM
+
+
+@pytest.mark.parametrize(
+    "content", [{"added_tokens_decoder": 5}, {"added_tokens_decoder": {"0": 5}}, {"eos_token": 5}]
+)
+def test_odd_values_in_a_config_say_nothing(folder: Path, content: object) -> None:
+    (folder / "tokenizer.model").write_bytes(SPM)
+    v.write_json(folder / "tokenizer_config.json", content)
+    assert from_folder(folder, 340)[".tokenizer.model"] == SPM
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"version https://git-lfs"])
+def test_a_damaged_config_is_told(folder: Path, data: bytes) -> None:
+    (folder / "tokenizer.model").write_bytes(SPM)
+    (folder / "tokenizer_config.json").write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: expected"):
+        from_folder(folder, 340)
 
 
 def test_beside_a_model(tmp_path: Path) -> None:
@@ -277,6 +423,32 @@ def test_beside_a_model(tmp_path: Path) -> None:
     assert files.keys() == {".tokenizer.json", ".tokenizer_config.json"}
     with pytest.raises(TokenizerError, match=f"expected 5 tokens.* found {SMOLLM_SIZE}"):
         from_file(tmp_path / "story.tokenizer.json", 5)
+
+
+@pytest.mark.parametrize("name", ["vocabulary.model", "other.tokenizer.model"])
+def test_a_file_with_no_telling_name_does_not_become_the_models_own(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(SPM)
+    assert beside(tmp_path / "story.bin", 340) == {}
+    (tmp_path / "tok340.model").write_bytes(SPM)
+    assert beside(tmp_path / "story.bin", 340) == {".tokenizer.model": SPM}
+
+
+def test_ids_that_the_tokenizer_knows() -> None:
+    config = ModelConfig(32, 48, 2, 4, 2, 340, 64)
+    assert with_token_ids(config, {}) == config
+    files = {".tokenizer.model": SPM}
+    assert with_token_ids(config, files) == replace(config, bos_id=1, eos_ids=(2,))
+    known = replace(config, bos_id=5, eos_ids=(7, 6))
+    assert with_token_ids(known, files) == known
+    assert with_token_ids(replace(known, bos_id=-1), files) == replace(known, bos_id=1)
+
+
+def test_several_ends() -> None:
+    document = v.llama3_document(PIECES)
+    ends = sorted(document["added_tokens"][i]["id"] for i in (1, 8, 9))
+    config = ModelConfig(32, 48, 2, 4, 2, RANKS_SIZE, 64)
+    found = with_token_ids(config, {".tokenizer.json": json.dumps(document).encode()})
+    assert (found.bos_id, found.eos_ids) == (len(PIECES), tuple(ends))
 
 
 KINDS = {

@@ -61,15 +61,22 @@ def test_a_system_message_for_other_conversations_is_no_default() -> None:
     assert default_system(SMOLLM2_INSTRUCT.replace("!= 'system'", "== 'system'")) == ""
 
 
+def test_long_templates_are_unknown() -> None:
+    assert format_of(SMOLLM2_INSTRUCT + " " * 70_000) == ""
+    assert default_system(SMOLLM2_INSTRUCT + " " * 70_000) == ""
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        "{% if a %}{% endif %}", "{% if a %}{% elif b %}", "{% if a %}'<|im_start|>system\na<|im_end|>'",
+        "{% if a %}{% elif not system %}'<|im_start|>system\na<|im_end|>'", "{% elif b %}",
         "{% if ", "{% if a %}", "{%-", "<|im_start|>system\n'\\", "'<|im_start|>system\n", "\"'", "{{ '",
         "'<|im_start|>system\na<|im_end|>'", "<|user|>\n' + x", "<|im_end|> ", "\n ", "[INST] ", "<|a",
     ],
 )  # fmt: skip
 def test_no_text_takes_long(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for before in (
         "<|im_end|>",
         "<|im_start|>",
@@ -77,9 +84,10 @@ def test_no_text_takes_long(text: str) -> None:
         "<|user|>\n' + ",
         "<|end_header_id|>",
     ):
-        format_of(before + text * (200_000 // len(text)))
-        default_system(text * (200_000 // len(text)) + SMOLLM2_INSTRUCT + before)
-    assert time.perf_counter() - start < 5
+        for length in (60_000, 4_000_000):
+            format_of(before + text * (length // len(text)))
+            default_system(text * (length // len(text)) + SMOLLM2_INSTRUCT + before)
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(

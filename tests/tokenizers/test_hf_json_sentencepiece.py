@@ -13,6 +13,7 @@ from llamatui.errors import TokenizerError
 from llamatui.tokenizers.base import Tokenizer
 from llamatui.tokenizers.hf_json import parse_hf_json, read_hf_json
 from llamatui.tokenizers.hf_json_sentencepiece import sentencepiece_from_hf_json, sentencepiece_json
+from llamatui.tokenizers.hf_json_writer import starts_with
 from llamatui.tokenizers.loading import load_tokenizer, vocabulary_size
 from llamatui.tokenizers.sentencepiece_model import SentencePieceTokenizer
 from llamatui.tokenizers.sentencepiece_proto import PieceType, read_pieces
@@ -127,6 +128,44 @@ def test_added_tokens() -> None:
     assert ids[-1] == 343
     assert tokenizer.decode_bytes(343) == b"my tool"
     assert tokenizer.decode_bytes(341) == b""
+
+
+@pytest.mark.parametrize("config", [{"eos_token": "[END]"}, {"bos_token": {"content": "[END]"}}])
+def test_what_is_named_an_end_or_begin_is_never_typed(config: dict[str, Any], tmp_path: Path) -> None:
+    path = write_json(tmp_path / "m.tokenizer.json", added((340, "[END]", False)))
+    assert load_tokenizer(path).encode("a [END]")[-1] == 340  # nobody says so
+    write_json(tmp_path / "m.tokenizer_config.json", config)
+    tokenizer = load_tokenizer(path)
+    assert 340 not in tokenizer.encode("a [END]")
+    assert tokenizer.special_tokens["[END]"] == 340
+    assert (340 in tokenizer.eos_ids) == ("eos_token" in config)
+
+
+def test_a_bos_that_the_document_names_is_never_typed() -> None:
+    document = added((340, "[BOS]", False))
+    document["post_processor"] = starts_with("[BOS]", 340)
+    tokenizer = load(document)
+    assert 340 not in tokenizer.encode("a [BOS]")
+    assert (tokenizer.bos_id, tokenizer.adds_bos) == (340, True)
+
+
+def test_what_looks_like_a_control_token_in_the_vocabulary_is_never_typed() -> None:
+    document = copy.deepcopy(DOCUMENT)
+    document["model"]["vocab"] |= {"<|": 340, "<|x": 341, "|>": 342, "|": 343, "x": 344, "<": 345, ">": 346}
+    document["model"]["vocab"]["<|x|>"] = 347
+    document["model"]["merges"] += [["<", "|"], ["<|", "x"], ["|", ">"], ["<|x", "|>"]]
+    tokenizer = load(document)
+    assert 347 not in tokenizer.encode("<|x|>")
+    assert tokenizer.special_tokens["<|x|>"] == 347
+
+
+def test_many_renamed_tokens_take_no_longer() -> None:
+    n = 40_000
+    document = added(*((340 + i, f"<|{i}|>", True) for i in range(n)))
+    document["model"]["vocab"] |= {f"x{i}": 340 + i for i in range(n)}
+    start = time.process_time()
+    assert load(document).vocab_size == 340 + n
+    assert time.process_time() - start < 2
 
 
 def test_another_unknown_token() -> None:

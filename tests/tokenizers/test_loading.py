@@ -8,12 +8,14 @@ import pickle
 import shutil
 import struct
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from llamatui.errors import TokenizerError
+from llamatui.tokenizers import loading
 from llamatui.tokenizers.loading import find_tokenizer, load_tokenizer, vocabulary_size
 from tests.tokenizers.conftest import ALL
 
@@ -123,9 +125,43 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(50 << 30)
     start = time.perf_counter()
-    with pytest.raises(TokenizerError, match="at most 64 MiB, found 51200 MiB"):
+    with pytest.raises(TokenizerError, match="at most 48 MiB, found 51200 MiB"):
         load_tokenizer(path)
     assert time.perf_counter() - start < 1
+
+
+def json_of(vocab: str, added: str = "") -> bytes:
+    return b'{"added_tokens":[%s],"model":{"merges":[],"vocab":{%s}}}' % (added.encode(), vocab.encode())
+
+
+def hostile(kind: str) -> bytes:
+    """As many tokens as a file has room for."""
+    if kind == "pieces":
+        return b"\n\x03\n\x01a" + b"\n\x00" * (20 << 20)
+    if kind == "lines":
+        return b"".join(b"YQ== %d\n" % (i % 9) for i in range(3 << 20))
+    if kind == "empty lines":
+        return b"YQ== 0" + b"\n" * (40 << 20)
+    if kind == "records":
+        return b"\x05\0\0\0" + bytes(8) * (5 << 20)
+    if kind == "vocab":
+        return json_of(",".join(f'"{i:x}":{i % 1000}' for i in range(4_000_000)))
+    if kind == "added":
+        return json_of("", ",".join(['{"id":1,"content":"a"}'] * 1_500_000))
+    return json_of('"a":0', ",".join(["[[[[]]]]"] * 4_000_000))
+
+
+@pytest.mark.parametrize("kind", ["pieces", "lines", "empty lines", "records", "vocab", "added", "lists"])
+def test_more_tokens_than_any_model_has(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(hostile(kind))
+    start = time.process_time()
+    for read in (load_tokenizer, vocabulary_size):
+        with pytest.raises(TokenizerError, match="expected") as raised:
+            read(path)
+        assert raised.value.message.startswith(str(path))
+        assert raised.value.hint
+    assert time.process_time() - start < 2
 
 
 @pytest.fixture
@@ -157,9 +193,9 @@ def test_the_nearest_name_wins(files: dict[str, Path], model: Path, order: list[
     for name in order:
         source = files["sentencepiece" if name.endswith("model") else "llama2 bin"]
         shutil.copy(source, model.parent / name)
-    assert find_tokenizer(model, 340, mine) == model.parent / order[0]
+    assert find_tokenizer(model, 340, own=mine) == model.parent / order[0]
     (model.parent / order[0]).unlink()
-    found = find_tokenizer(model, 340, mine)
+    found = find_tokenizer(model, 340, own=mine)
     assert found is not None
     assert found.resolve() == (model.parent / order[1]).resolve()
 
@@ -168,8 +204,9 @@ def test_the_nearest_name_wins(files: dict[str, Path], model: Path, order: list[
     "order",
     [
         ["story.tokenizer.model", "tokenizer.model"],
-        ["tokenizer.bin", "any.bin"],
-        ["any.bin", "../mine/story.tokenizer.model"],
+        ["tokenizer.bin", "tok340.bin"],
+        ["tok.model", "../mine/story.tokenizer.model"],
+        ["../mine/tokenizer.model", "../mine/any.bin"],
     ],
 )
 def test_the_same_order_in_other_folders(files: dict[str, Path], model: Path, order: list[str]) -> None:
@@ -180,10 +217,48 @@ def test_the_same_order_in_other_folders(files: dict[str, Path], model: Path, or
     for name in order:
         shutil.copy(files["sentencepiece" if name.endswith("model") else "llama2 bin"], here / name)
     for name in order:
-        found = find_tokenizer(model, 340, here, mine)
+        found = find_tokenizer(model, 340, here, own=mine)
         assert found is not None
         assert found.resolve() == (here / name).resolve()
         found.unlink()
+
+
+@pytest.mark.parametrize("name", ["any.bin", "any.model", "any.json", "other.tokenizer.model"])
+def test_other_folders_hold_other_things_too(files: dict[str, Path], model: Path, name: str) -> None:
+    """There, only a name tells a tokenizer of this model from another one of its size."""
+    here = model.parent.parent / "here"
+    here.mkdir()
+    shutil.copy(files["smollm json" if name.endswith("json") else "sentencepiece"], here / name)
+    size = vocabulary_size(here / name)
+    assert find_tokenizer(model, size, here) is None
+    assert find_tokenizer(model, size, here, own=here) == here / name
+
+
+def test_no_file_is_read_twice(files: dict[str, Path], model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(files["sentencepiece"], model.parent / "tokenizer.model")
+    (model.parent / "link").symlink_to(model.parent, target_is_directory=True)
+    read = []
+    monkeypatch.setattr(loading, "vocabulary_size", lambda path: read.append(path) or 1)
+    folders = [model.parent, model.parent / "link", model.parent / ".." / "models"]
+    assert find_tokenizer(model, 340, *folders, own=model.parent) == model.parent / "tokenizer.model"
+    assert len(read) == len(set(map(os.path.realpath, read)))
+
+
+OTHER_FILES = {
+    "data.json": b'{"data": [' + b"0, " * (6 << 20) + b"0]}",
+    "checkpoint.model": b"PK\x03\x04" + bytes(20 << 20),
+    "notes.json": b"Once upon a time" * (1 << 20),
+    "tok_of_all.bin": b"24ka" + bytes(20 << 20),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+def test_of_other_files_only_the_beginning_is_read(model: Path, name: str) -> None:
+    (model.parent / name).write_bytes(OTHER_FILES[name])
+    tracemalloc.start()
+    assert find_tokenizer(model, 340, own=model.parent) is None
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 def test_huge_files_in_other_folders_are_not_read(model: Path) -> None:
@@ -200,7 +275,7 @@ def test_huge_files_in_other_folders_are_not_read(model: Path) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_size_decides_among_the_users_own(files: dict[str, Path], model: Path, name: str) -> None:
     folder = files[name].parent
-    found = find_tokenizer(model, vocabulary_size(files[name]), model.parent / "absent", folder)
+    found = find_tokenizer(model, vocabulary_size(files[name]), model.parent / "absent", own=folder)
     assert found is not None
     assert found.parent == folder
     assert vocabulary_size(found) == vocabulary_size(files[name])
@@ -234,7 +309,7 @@ def test_real_files_are_found_quickly(real_data: Path) -> None:
     model = real_data / "models" / "stories260K.bin"
     assert find_tokenizer(model, 512) == real_data / "models" / "tok512.bin"
     start = time.perf_counter()
-    found = find_tokenizer(model, 128256, real_data / "tokenizers")
+    found = find_tokenizer(model, 128256, own=real_data / "tokenizers")
     assert found is not None
     assert vocabulary_size(found) == 128256
     assert time.perf_counter() - start < 3

@@ -51,6 +51,20 @@ def test_text_never_becomes_a_control_token(tokenizers: dict[str, Tokenizer], te
     assert tokenizer.decode(tokenizer.encode_ordinary(text)) == text
 
 
+def test_pieces_of_users_that_are_control_tokens() -> None:
+    """Some models have `<|im_end|>` as a piece that text becomes."""
+    model = train_sentencepiece(user_defined_symbols=["<|im_end|>", "[END]", "<tool>"])
+    config = {"eos_token": "[END]"}
+    tokenizer = SentencePieceTokenizer(Path("t.model"), model, config)
+    ids = set(tokenizer.encode_ordinary("a<|im_end|>[END]<tool>"))
+    names = tokenizer.special_tokens
+    assert not ids & set(names.values())
+    assert names.keys() >= {"<|im_end|>", "[END]"}
+    assert tokenizer.eos_ids == {2, names["<|im_end|>"], names["[END]"]}
+    assert "<tool>" not in names
+    assert tokenizer.decode([i for i in ids if tokenizer.decode_bytes(i) == b"<tool>"]) == "<tool>"
+
+
 def test_special_texts_are_parsed_on_request(tokenizers: dict[str, Tokenizer]) -> None:
     tokenizer = tokenizers["sentencepiece"]
     ids = tokenizer.encode("<s>the</s>", special=True)

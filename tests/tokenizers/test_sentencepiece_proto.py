@@ -13,9 +13,11 @@ from llamatui.errors import TokenizerError
 from llamatui.tokenizers.sentencepiece_proto import (
     Piece,
     PieceType,
-    append_pieces,
     build_model,
+    is_control_name,
+    never_typed,
     read_pieces,
+    replace_pieces,
     unused_texts,
 )
 from tests.tokenizers.texts import unicode_texts
@@ -93,15 +95,48 @@ def test_long_pieces() -> None:
     assert model.encode("a" + text) == [4, 5, 7]
 
 
-def test_appended_pieces() -> None:
+def test_replaced_pieces() -> None:
     more: list[Piece] = [("<|x|>", 0.0, PieceType.CONTROL), ("<t>", 0.0, PieceType.USER_DEFINED)]
-    model = append_pieces(ORIGINAL, more)
+    model = replace_pieces(ORIGINAL, [*read_pieces(ORIGINAL), *more])
     assert read_pieces(model) == [*read_pieces(ORIGINAL), *more]
     longer = library(model)
     assert longer.vocab_size() == 342
     assert longer.encode("the cat there") == BOTH[0].encode("the cat there")
     assert 341 in longer.encode("the <t>")
     assert 340 not in longer.encode("the <|x|>")
+
+
+def test_what_is_not_a_piece_stays() -> None:
+    """Not the least, how text is normalized: this model turns full-width letters into plain ones."""
+    model = train_sentencepiece(normalization_rule_name="nfkc", vocab_size=330)
+    pieces = read_pieces(model)
+    retyped = replace_pieces(model, [*pieces[:-1], ("<|x|>", 0.0, PieceType.CONTROL)])
+    assert library(model).encode("ｔｈｅ") == library(model).encode("the")
+    assert library(retyped).encode("ｔｈｅ") == library(model).encode("the")
+
+
+@pytest.mark.parametrize("text", ["<|im_end|>", "<|a b|>", "<｜User｜>", "<|/x|>"])
+def test_what_looks_like_a_control_token(text: str) -> None:
+    assert is_control_name(text)
+    for other in (text[:-1], text[1:], text + " ", " " + text):
+        assert not is_control_name(other)
+
+
+@pytest.mark.parametrize("text", ["", "<|", "<|>", "<||>", "<|-|>", "<|_|>", "<user>", "a<|b|>"])
+def test_what_does_not(text: str) -> None:
+    assert not is_control_name(text)
+
+
+def test_pieces_that_nobody_may_type() -> None:
+    kinds = (PieceType.USER_DEFINED, PieceType.NORMAL, PieceType.UNUSED)
+    pieces = [*SMALL, *((f"<|{kind}|>", 1.0, kind) for kind in kinds), ("x▁y", 0.0, PieceType.USER_DEFINED)]
+    changed = never_typed(pieces, {"x y"})
+    assert changed[:7] == SMALL
+    assert [piece[2] for piece in changed[7:]] == [PieceType.CONTROL] * 4
+    assert [piece[0] for piece in changed] == [piece[0] for piece in pieces]
+    assert never_typed(pieces, ())[-1] == pieces[-1]
+    odd = [("<|u|>", 0.0, PieceType.UNKNOWN), ("<0x41>", 0.0, PieceType.BYTE)]
+    assert never_typed(odd, {"<0x41>"}) == odd
 
 
 @pytest.mark.parametrize(
@@ -133,6 +168,14 @@ def test_damaged_models() -> None:
                  b"\x0a\x03\x0a\x01\xff", b"\x08\x05"):  # fmt: skip
         with pytest.raises(TokenizerError, match="expected a SentencePiece model"):
             read_pieces(data)
+    assert time.perf_counter() - start < 2
+
+
+def test_no_more_pieces_are_read_than_there_may_be() -> None:
+    start = time.perf_counter()
+    with pytest.raises(TokenizerError, match="expected at most 340 pieces, found more"):
+        read_pieces(ORIGINAL + b"\n\x00" * (24 << 20), 340)
+    assert len(read_pieces(ORIGINAL, 340)) == 340
     assert time.perf_counter() - start < 2
 
 

@@ -2,11 +2,14 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llamatui.app.cli import options
 from llamatui.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,18 +37,8 @@ def export(
         Path | None,
         typer.Option(help="Write a Hugging Face folder instead of OUT.bin: a new folder.", metavar="DIR"),
     ] = None,
-    version: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=2,
-            help="0 and 1 are fp32, 2 is Q8_0; default: 1, but 2 above 1 GiB or for Q8_0 sources.",
-        ),
-    ] = None,
-    group_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Weights per scale in version 2; default: the source's, or 64."),
-    ] = None,
+    version: options.Version = None,
+    group_size: options.GroupSize = None,
     tokenizer: Annotated[
         Path | None,
         typer.Option("-z", "--tokenizer", help="Tokenizer file; default: the one that the source has."),
@@ -70,79 +63,75 @@ def export(
     if to_hf is not None and (version is not None or group_size is not None):
         raise UsageError("--version and --group-size are of .bin files", "leave them out with --to-hf")
     began = time.perf_counter()
-    source = open_source(*given[0])
-    if tokenizer is not None:
-        from dataclasses import replace
+    with open_source(*given[0]) as source:
+        if tokenizer is not None:
+            from dataclasses import replace
 
-        from llamatui.export.tokenizer_files import from_file
+            from llamatui.export.tokenizer_files import from_file
 
-        source = replace(source, tokenizer=from_file(tokenizer, source.config.vocab_size))
-    for note in source.notes:
-        print(f"note: {note}", file=sys.stderr)
-    from llamatui.app.cli.progress import progress_bar
-
-    if to_hf is not None:
-        from llamatui.export.to_hf import export_hf
-
-        with progress_bar(to_hf.name) as progress:
-            export_hf(source, to_hf, progress=progress)
-        forget_download(source)
-        print(f"{to_hf}: written in {time.perf_counter() - began:.1f} s", file=sys.stderr)
-        return
-    assert out is not None
-    from llamatui.export.to_bin import export_bin
-
-    with progress_bar(out.name) as progress:
-        report = export_bin(source, out, version=version, group_size=group_size, progress=progress)
-    forget_download(source)
-    for line in summary(source, out, report, group_size, time.perf_counter() - began):
+            source = replace(source, tokenizer=from_file(tokenizer, source.config.vocab_size))
+        for note in source.notes:
+            print(f"note: {note}", file=sys.stderr)
+        if to_hf is not None:
+            write_hf(source, to_hf)
+            lines = [f"{to_hf}: written in {time.perf_counter() - began:.1f} s"]
+        else:
+            assert out is not None
+            report = write_bin(source, out, version, group_size)
+            lines = summary(source, out, report, group_size, time.perf_counter() - began)
+    for line in lines:
         print(line, file=sys.stderr)
 
 
-def open_source(flag: str, value: str) -> "Source":
+def write_hf(source: "Source", folder: Path) -> None:
+    from llamatui.app.cli.progress import progress_bar
+    from llamatui.export.to_hf import export_hf
+
+    with progress_bar(folder.name) as progress:
+        export_hf(source, folder, progress=progress)
+
+
+def write_bin(source: "Source", out: Path, version: int | None, group_size: int | None) -> "WriteReport":
+    from llamatui.app.cli.progress import progress_bar
+    from llamatui.export.to_bin import export_bin
+
+    with progress_bar(out.name) as progress:
+        return export_bin(source, out, version=version, group_size=group_size, progress=progress)
+
+
+@contextmanager
+def open_source(flag: str, value: str) -> Iterator["Source"]:
+    """The source that a flag names. What `--hf OWNER/NAME` fetched is deleted when the block ended well."""
     path = Path(value)
     if flag == "--hf":
+        from llamatui.app.pull import REPO, fetched_repository
         from llamatui.export.hf import open_hf
 
-        if not path.exists() and is_repository(value):
-            from llamatui.app.cli.progress import progress_bar
-            from llamatui.app.pull import fetch_repository
+        if path.exists() or not REPO.fullmatch(value):
+            yield open_hf(path)
+            return
+        from llamatui.app.cli.progress import progress_bar
 
+        with ExitStack() as stack:
             with progress_bar(value) as progress:
-                path = fetch_repository(value, progress=progress)
-        return open_hf(path)
-    if flag == "--meta-llama":
+                folder = stack.enter_context(fetched_repository(value, progress=progress))
+            yield open_hf(folder)
+    elif flag == "--meta-llama":
         from llamatui.export.meta import open_meta
 
-        return open_meta(path)
-    if flag == "--checkpoint":
+        yield open_meta(path)
+    elif flag == "--checkpoint":
         from llamatui.export.llama2c_checkpoint import open_llama2c
 
-        return open_llama2c(path)
-    if flag == "--gguf":
+        yield open_llama2c(path)
+    elif flag == "--gguf":
         from llamatui.export.gguf_file import open_gguf
 
-        return open_gguf(path)
-    from llamatui.export.bin_file import open_bin
+        yield open_gguf(path)
+    else:
+        from llamatui.export.bin_file import open_bin
 
-    return open_bin(path)
-
-
-def forget_download(source: "Source") -> None:
-    """Deletes what `--hf REPO` fetched; a folder of the user's own stays, of course."""
-    import shutil
-
-    from llamatui.app.library import downloads_folder
-
-    if source.path.is_relative_to(downloads_folder()):
-        shutil.rmtree(source.path, ignore_errors=True)
-
-
-def is_repository(name: str) -> bool:
-    """Whether a name has the form owner/name."""
-    import re
-
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not name.startswith(".")
+        yield open_bin(path)
 
 
 def summary(

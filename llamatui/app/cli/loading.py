@@ -1,7 +1,6 @@
 """From settings to a model, a sampler and limits, the same way in every command."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamatui.app.config import Settings, resolve
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from llamatui.app.sampling import Sampling
 
 
-def settings_from(model: Path | None, **flags: Any) -> Settings:
+def settings_from(model: str | None, **flags: Any) -> Settings:
     """Settings with these flags on top; sets the number of BLAS threads before NumPy is loaded.
 
     Raises:
@@ -21,7 +20,7 @@ def settings_from(model: Path | None, **flags: Any) -> Settings:
         UsageError: A setting is out of its range.
     """
     tokenizer = flags.pop("tokenizer", None)
-    named = {"model": model and str(model), "tokenizer": tokenizer and str(tokenizer)}
+    named = {"model": model, "tokenizer": tokenizer and str(tokenizer)}
     settings, _ = resolve({**flags, **named})
     if not settings.model:
         raise ModelError(
@@ -57,14 +56,14 @@ def load(settings: Settings) -> "LoadedModel":
 
 def offer(name: str) -> bool:
     """Asks whether to fetch `name` of the catalogue, and does; False if it is not wanted."""
-    import typer
-
     from llamatui.app import catalogue
 
     entry = catalogue.find(name)
     assert entry is not None, name
-    question = f"Fetch {entry.name} ({entry.size / 1e6:.1f} MB) from huggingface.co/{entry.repo}?"
-    if not typer.confirm(question, default=True, err=True):
+    # Not with typer.confirm: it writes a blank to stdout, which is the model's.
+    print(f"Fetch {entry.offer}? [Y/n] ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()  # "" at its end
+    if not answer or answer.strip().casefold() not in ("", "y", "yes"):
         return False
     from llamatui.app.cli.progress import progress_bar
     from llamatui.app.pull import pull

@@ -18,7 +18,10 @@ app = typer.Typer()
 
 @app.callback(invoke_without_command=True)
 def models(context: typer.Context, json: Json = False) -> None:
-    """List the models that have been pulled: their names work wherever a path does."""
+    """List the models that have been pulled: their names work wherever a path does.
+
+    Also what GGUF files became when they were run, which `rm` deletes too.
+    """
     if context.invoked_subcommand is not None:
         return
     shelf = Shelf.look()
@@ -29,13 +32,19 @@ def models(context: typer.Context, json: Json = False) -> None:
         shelf.show()
 
 
+def complete_stored(incomplete: str) -> list[str]:
+    models = (*library.list_models(), *library.list_converted())
+    return sorted({model.name for model in models if model.name.startswith(incomplete)})
+
+
 @app.command()
 def rm(
-    names: Annotated[list[str], typer.Argument(help="Pulled models.", autocompletion=library.complete_names)],
+    names: Annotated[list[str], typer.Argument(help="Names in the list.", autocompletion=complete_stored)],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete models, with their tokenizers."""
-    found = list(dict.fromkeys(map(library.pulled, names)))  # a wrong name is told before anything is gone
+    # A wrong name is told before anything is gone.
+    found = list(dict.fromkeys(model for name in names for model in library.stored(name)))
     if not yes:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise UsageError("nobody is there to be asked", f"llamatui models rm -y {' '.join(names)}")
@@ -49,9 +58,11 @@ def rm(
 
 @dataclass
 class Shelf:
-    """All that `pull` keeps on the disk."""
+    """All that is kept on the disk."""
 
     models: list[dict[str, Any]]
+    converted: list[dict[str, Any]]
+    """From GGUF files."""
     tokenizers: list[dict[str, Any]]
     unfinished: int
     """Bytes in the downloads folder."""
@@ -62,6 +73,7 @@ class Shelf:
         unfinished = [path for path in library.downloads_folder().rglob("*") if path.is_file()]
         return cls(
             [describe(model) for model in library.list_models()],
+            [describe_converted(model) for model in library.list_converted()],
             [describe_tokenizer(path) for path in tokenizers],
             sum(path.stat().st_size for path in unfinished),
         )
@@ -70,6 +82,7 @@ class Shelf:
         return {
             "folder": str(library.models_folder()),
             "models": self.models,
+            "converted": self.converted,
             "tokenizers": self.tokenizers,
             "downloads": {"folder": str(library.downloads_folder()), "bytes": self.unfinished},
         }
@@ -86,6 +99,7 @@ class Shelf:
                 kind = f"{model['format']} {model['precision']}"
                 params, file_size = short_count(model["params"]), size(model["file_size"])
                 rows.append((model["name"], params, kind, file_size, origin))
+        rows += [(m["name"], "", "converted GGUF", size(m["file_size"]), "") for m in self.converted]
         for tokenizer in self.tokenizers:
             kind = f"{tokenizer['vocab_size']} tokens" if tokenizer["vocab_size"] else "damaged"
             rows.append((tokenizer["name"], "", kind, size(tokenizer["file_size"]), ""))
@@ -114,7 +128,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     Console(width=None if sys.stdout.isatty() else 1000).print(table)
 
 
-def describe(model: library.PulledModel) -> dict[str, Any]:
+def describe(model: library.StoredModel) -> dict[str, Any]:
     from llamatui.backends.checkpoint import Checkpoint
 
     origin = model.origin()
@@ -136,6 +150,10 @@ def describe(model: library.PulledModel) -> dict[str, Any]:
         "file_size": checkpoint.file_size,
         "chat_format": checkpoint.config.chat_format,
     }
+
+
+def describe_converted(model: library.StoredModel) -> dict[str, Any]:
+    return {"name": model.name, "path": str(model.path), "file_size": model.path.stat().st_size}
 
 
 def describe_tokenizer(path: Path) -> dict[str, Any]:

@@ -27,8 +27,9 @@ def complete_model(incomplete: str) -> list[str]:
     return [*complete_names(incomplete), *sorted(prefix + path.name for path in files)]
 
 
+# Text, since a Path forgets the "./" that tells a file from a name.
 Model = Annotated[
-    Path | None,
+    str | None,
     typer.Argument(
         help="A .bin or .gguf file, or the name of a pulled model; default: the setting `model`.",
         autocompletion=complete_model,
@@ -73,5 +74,16 @@ Overflow = Annotated[
     typer.Option(
         help="Full context: stop, shift (forget the oldest) or error; default: stop, in chat shift."
     ),
+]
+Version = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=2,
+        help="0 and 1 are fp32, 2 is Q8_0; default: 1, but 2 above 1 GiB or for Q8_0 sources.",
+    ),
+]
+GroupSize = Annotated[
+    int | None, typer.Option(min=1, help="Weights per scale in version 2; default: the source's, or 64.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from llamatui.app import catalogue, library
+from llamatui.app.cli import options
 from llamatui.app.cli.terminal import Interrupted
 
 
@@ -23,23 +24,15 @@ def pull(
             autocompletion=complete_target,
         ),
     ] = None,
-    version: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=2,
-            help="0 and 1 are fp32, 2 is Q8_0; default: 1, but 2 above 1 GiB; a .bin is kept as it is.",
-        ),
-    ] = None,
-    group_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Weights per scale in version 2; default: the source's, or 64."),
-    ] = None,
+    version: options.Version = None,
+    group_size: options.GroupSize = None,
     force: Annotated[
         bool, typer.Option("--force", help="Pull it again, or in the place of another of its name.")
     ] = False,
 ) -> None:
     """Get a model from the Hugging Face hub, ready to run by its name.
+
+    A .bin is kept as it is, unless a version or group size is asked for.
 
     Example: llamatui pull stories15M, then: llamatui story stories15M
     """
@@ -50,7 +43,8 @@ def pull(
     from llamatui.app.pull import parse
     from llamatui.app.pull import pull as pull_model
 
-    name = parse(target).name  # a wrong target is told before anything is drawn
+    wanted = parse(target)  # a wrong target is told before anything is drawn
+    name = wanted.name
     try:
         with progress_bar(name) as bar:
             pulled = pull_model(
@@ -70,11 +64,12 @@ def pull(
         print(f"{pulled.name} is here already: {pulled.path} (--force pulls it again)", file=sys.stderr)
     else:
         print(f"pulled to {pulled.path}", file=sys.stderr)
-    if isinstance(catalogue.find(pulled.name), catalogue.Tokenizer):
+    if isinstance(wanted, catalogue.Tokenizer):
         return
     from llamatui.backends.checkpoint import Checkpoint
+    from llamatui.tokenizers.chat_formats import CHAT_FORMATS
 
-    room = "chat" if Checkpoint(pulled.path).config.chat_format else "story"
+    room = "chat" if Checkpoint(pulled.path).config.chat_format in CHAT_FORMATS else "story"
     print(f"  try: llamatui {room} {pulled.name}", file=sys.stderr)
 
 

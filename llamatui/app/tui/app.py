@@ -144,7 +144,7 @@ class LlamaApp(App[None]):
 def describe(pull: str) -> str:
     """What a name of the catalogue brings, in a few words."""
     entry = catalogue.find(pull) if pull else None
-    return f"{entry.name} ({entry.size / 1e6:.1f} MB from huggingface.co)" if entry else ""
+    return entry.offer if entry else ""
 
 
 def make_room(name: RoomName, options: Launch, runner: Runner) -> Room:
