@@ -12,6 +12,7 @@ import pytest
 from gguf import GGMLQuantizationType
 
 from llamatui.app.gguf_cache import cache_folder
+from llamatui.app.library import models_folder
 from llamatui.app.model import load_model
 from llamatui.backends.checkpoint import LEGACY_HEADER, Checkpoint, ModelConfig, tensor_layout
 from llamatui.backends.checkpoint_writer import write_checkpoint
@@ -113,6 +114,24 @@ def test_a_signal_in_the_middle_leaves_nothing(name: str, code: int, tmp_path: P
     assert process.returncode == code, told
     assert b"Traceback" not in told
     assert not list(out.iterdir())
+
+
+def test_a_pulled_model_is_exported_by_its_name(tmp_path: Path) -> None:
+    models_folder().mkdir(parents=True)
+    write_checkpoint(models_folder() / "Mine.bin", CHATML_TINY, 1, random_weights(CHATML_TINY))
+    write_chat_tokenizer(models_folder() / "Mine.tokenizer.json")
+    result = run("export", tmp_path / "m.bin", "--bin", "mine", "--version", 2)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "m.tokenizer.json").exists()
+
+
+def test_a_tokenizer_that_may_be_another_model_s_is_told(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf", metadata={"tokenizer.ggml.model": None})
+    (tmp_path / "m.tokenizer.bin").write_bytes(b"mine")
+    result = run("export", tmp_path / "m.bin", "--gguf", tmp_path / "m.gguf")
+    assert result.returncode == 0, result.stderr
+    assert b"m.tokenizer.bin was there before, and stays" in result.stderr
+    assert (tmp_path / "m.tokenizer.bin").read_bytes() == b"mine"
 
 
 def test_gguf_files_run_as_they_are_and_are_converted_once(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def export(
         if to_hf is not None:
             write_hf(source, to_hf)
             lines = [f"{to_hf}: written in {time.perf_counter() - began:.1f} s"]
+            lines += [] if source.tokenizer else ["tokenizer: the source has none that fits"]
         else:
             assert out is not None
             report = write_bin(source, out, version, group_size)
@@ -112,6 +113,7 @@ def open_source(flag: str, value: str) -> Iterator["Source"]:
             return
         from llamatui.app.cli.progress import progress_bar
 
+        print(f"{value}: no such folder here, so from the hub", file=sys.stderr)
         with ExitStack() as stack:
             with progress_bar(value) as progress:
                 folder = stack.enter_context(fetched_repository(value, progress=progress))
@@ -129,15 +131,18 @@ def open_source(flag: str, value: str) -> Iterator["Source"]:
 
         yield open_gguf(path)
     else:
+        from llamatui.app.library import resolve
         from llamatui.export.bin_file import open_bin
 
-        yield open_bin(path)
+        yield open_bin(resolve(value))
 
 
 def summary(
     source: "Source", out: Path, report: "WriteReport", wanted: int | None, seconds: float
 ) -> list[str]:
     from rich.filesize import decimal as size
+
+    from llamatui.tokenizers.file_names import TOKENIZER_ENDS
 
     c = report.config
     kind = f"Q8_0 in groups of {c.group_size}" if c.group_size else "fp32"
@@ -156,4 +161,6 @@ def summary(
         lines.append(f"tokenizer: {names}" + (f"; chat format: {c.chat_format}" if c.chat_format else ""))
     else:
         lines.append("tokenizer: the source has none that fits; name one with -z")
+        there = [name for end in TOKENIZER_ENDS if (name := out.with_name(out.stem + end)).exists()]
+        lines += [f"  {path} was there before, and stays: is it this model's?" for path in there]
     return lines
