@@ -11,8 +11,8 @@ import pytest
 from llamatui.backends.checkpoint import LEGACY_HEADER, ModelConfig, tensor_layout
 from tests.export.hf_models import config_json
 
-CONFIG = ModelConfig(1024, 4096, 12, 16, 16, 300, 64, bos_id=1, eos_ids=(2,))
-"""150 M weights: 600 MB as fp32, 300 MB as bf16; the largest tensor has 16 MB."""
+CONFIG = ModelConfig(1024, 4096, 6, 16, 16, 300, 64, bos_id=1, eos_ids=(2,))
+"""100 M weights: 400 MB as fp32, 200 MB as bf16; the largest tensor has 16 MB."""
 
 EXPORT = """
 import re, sys
