@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamatui.app import catalogue, library
+from llamatui.app import catalogue, store
 from llamatui.app.gguf_cache import converted, is_gguf
 from llamatui.backends.base import Backend
 from llamatui.backends.checkpoint import Checkpoint
@@ -176,7 +176,7 @@ def load_model(
         known = catalogue.tokenizer_for(config.vocab_size)
         raise TokenizerMissingError(
             f"{checkpoint.path}: no tokenizer of {config.vocab_size} tokens is next to the model, "
-            f"in the current folder or in {library.tokenizers_folder()}",
+            f"in the current folder or in {store.tokenizers_folder()}",
             f"llamatui pull {known.name}" if known else "name its file: -z tokenizer.model (or .bin, .json)",
             known.name if known else "",
         )
@@ -195,12 +195,12 @@ def open_checkpoint(
     Raises:
         ModelError: There is none, or it is damaged.
     """
-    found = library.resolve(os.fspath(path))
+    found = store.resolve(os.fspath(path))
     return Checkpoint(converted(found, progress) if is_gguf(found) else found)
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Path | None:
     """The tokenizer file that belongs to a model, wherever it is."""
     return find_tokenizer(
-        checkpoint.path, checkpoint.config.vocab_size, Path.cwd(), own=library.tokenizers_folder()
+        checkpoint.path, checkpoint.config.vocab_size, Path.cwd(), own=store.tokenizers_folder()
     )

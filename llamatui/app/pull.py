@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from llamatui.app import catalogue, library
+from llamatui.app import catalogue, store
 from llamatui.backends.checkpoint import Checkpoint, ModelConfig
 from llamatui.errors import LlamatuiError, MissingExtraError, ModelError, UsageError
 from llamatui.export.hub import FetchedFile, HubFile, Progress, Repository, fetch, keep_only, look_up
@@ -176,7 +176,7 @@ def _here(wanted: Target, force: bool) -> Pulled | None:
     Raises:
         ModelError: Another one has its name.
     """
-    model = library.find(wanted.name)
+    model = store.find(wanted.name)
     if model is None or force:
         return None
     origin = model.origin()
@@ -204,7 +204,7 @@ def _pull_model(
     if wanted.tokenizer:
         fetched.append(_bring_tokenizer(wanted.tokenizer, folder / wanted.file))
     # Beside where it goes, which may be another disk than that of the downloads.
-    staged = library.models_folder() / f".{wanted.name}.part"
+    staged = store.models_folder() / f".{wanted.name}.part"
     with _disk(staged):
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
@@ -257,7 +257,7 @@ def _begin(wanted: Target) -> Download:
 
 def _download_folder(repo: str, file: str) -> Path:
     name = re.sub(r"[^\w.+-]+", "--", f"{repo}/{file}".removesuffix("/"))
-    return library.downloads_folder() / name
+    return store.downloads_folder() / name
 
 
 def _size_of_export(download: Download, version: int | None) -> int:
@@ -350,7 +350,7 @@ def _take_bin(model: Path, target: Path) -> list[str]:
         if tokenizer:
             _link(tokenizer, target.with_name(f"{target.stem}.tokenizer{tokenizer.suffix}"))
         _link(model, target)
-    if tokenizer or find_tokenizer(target, vocab_size, own=library.tokenizers_folder()):
+    if tokenizer or find_tokenizer(target, vocab_size, own=store.tokenizers_folder()):
         return []
     known = catalogue.tokenizer_for(vocab_size)
     remedy = f"llamatui pull {known.name}" if known else "name one with -z"
@@ -378,7 +378,7 @@ def _pull_tokenizer(
 ) -> Pulled:
     from llamatui.tokenizers.loading import load_tokenizer
 
-    path = library.tokenizers_folder() / f"{entry.name}{Path(entry.file).suffix}"
+    path = store.tokenizers_folder() / f"{entry.name}{Path(entry.file).suffix}"
     if path.is_file() and not force:
         return Pulled(entry.name, path, is_new=False)
     step("downloading")
@@ -408,12 +408,12 @@ def _write_origin(path: Path, wanted: Target, repository: Repository, fetched: S
 
 def _install(staged: Path, name: str) -> Path:
     """Moves all that was staged into the models folder, the model itself last."""
-    models = library.models_folder()
-    replaced = library.find(name)
+    models = store.models_folder()
+    replaced = store.find(name)
     if replaced and replaced.name != name:  # the same name, spelt otherwise
-        library.remove(replaced)
+        store.remove(replaced)
     # A tokenizer that was here before belongs to another model.
-    library.delete([models / f"{name}{end}" for end in TOKENIZER_ENDS])
+    store.delete([models / f"{name}{end}" for end in TOKENIZER_ENDS])
     model = f"{name}.bin"
     for path in sorted(staged.iterdir(), key=lambda path: path.name == model):
         path.replace(models / path.name)
@@ -433,9 +433,9 @@ def _alone(name: str) -> Iterator[None]:
     except ImportError:
         raise MissingExtraError("pulling models", "export") from None
 
-    lock = FileLock(library.downloads_folder() / f".{name.casefold()}.lock")
-    with _disk(library.downloads_folder()):
-        library.downloads_folder().mkdir(parents=True, exist_ok=True)
+    lock = FileLock(store.downloads_folder() / f".{name.casefold()}.lock")
+    with _disk(store.downloads_folder()):
+        store.downloads_folder().mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:

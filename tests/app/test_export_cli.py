@@ -12,8 +12,8 @@ import pytest
 from gguf import GGMLQuantizationType
 
 from llamatui.app.gguf_cache import cache_folder
-from llamatui.app.library import models_folder
 from llamatui.app.model import load_model
+from llamatui.app.store import models_folder
 from llamatui.backends.checkpoint import LEGACY_HEADER, Checkpoint, ModelConfig, tensor_layout
 from llamatui.backends.checkpoint_writer import write_checkpoint
 from tests.app.test_cli import COMMAND, run, run_json

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import llamatui
-from llamatui.app.library import tokenizers_folder
 from llamatui.app.model import load_model
+from llamatui.app.store import tokenizers_folder
 from llamatui.backends.checkpoint_writer import write_checkpoint
 from llamatui.errors import ContextOverflowError, ModelError, TokenizerMissingError, UsageError
 from tests.tiny import CHATML_TINY, TINY, random_weights, write_chat_tokenizer, write_tokenizer_bin

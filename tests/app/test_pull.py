@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llamatui.app import catalogue, library
+from llamatui.app import catalogue, store
 from llamatui.app import pull as pull_module
 from llamatui.app.model import load_model
 from llamatui.app.pull import Target, parse, pull
@@ -47,22 +47,22 @@ def stop_in(step: str) -> dict[str, object]:
 
 def is_clean() -> bool:
     """Whether nothing of a download is left."""
-    return not [path for path in library.downloads_folder().rglob("*") if not path.name.endswith(".lock")]
+    return not [path for path in store.downloads_folder().rglob("*") if not path.name.endswith(".lock")]
 
 
 def test_a_story_model_runs_by_its_name(server: Hub, contents: dict[str, dict[str, bytes]]) -> None:
     pulled = pull("STORIES260k")
     assert pulled.is_new
-    assert pulled.path == library.models_folder() / "stories260K.bin"
+    assert pulled.path == store.models_folder() / "stories260K.bin"
     assert pulled.path.read_bytes() == contents[STORIES]["stories260K/stories260K.bin"]
     assert pulled.path.with_name("stories260K.tokenizer.bin").exists()
-    assert load_model(library.resolve("stories260K")).tokenizer.vocab_size == TINY.vocab_size
+    assert load_model(store.resolve("stories260K")).tokenizer.vocab_size == TINY.vocab_size
     assert is_clean()
 
 
 def test_the_origin_is_written_down(server: Hub) -> None:
     pull("stories260K")
-    origin = library.stored("stories260K")[0].origin()
+    origin = store.stored("stories260K")[0].origin()
     assert (origin["repo"], origin["file"]) == (STORIES, "stories260K/stories260K.bin")
     assert origin["revision"] == server.commit
     assert [source["name"] for source in origin["sources"]] == [
@@ -88,8 +88,8 @@ def test_one_file_of_a_repository(server: Hub) -> None:
 
 
 def test_a_tokenizer_of_the_users_own_will_do(server: Hub) -> None:
-    library.tokenizers_folder().mkdir(parents=True)
-    write_tokenizer_bin(library.tokenizers_folder() / "mine.bin", 300)
+    store.tokenizers_folder().mkdir(parents=True)
+    write_tokenizer_bin(store.tokenizers_folder() / "mine.bin", 300)
     assert pull(f"{STORIES}:lonely.bin").notes == ()
 
 
@@ -110,10 +110,10 @@ def test_a_story_model_brings_a_tokenizer_from_another_repository(
     server.repos["a/b"] = {"tok.bin": contents[STORIES]["stories260K/tok512.bin"]}
     pulled = pull("lone")
     assert pulled.notes == ()
-    assert [path.name for path in library.stored("lone")[0].files] == [
+    assert [path.name for path in store.stored("lone")[0].files] == [
         "lone.tokenizer.bin", "lone.json", "lone.bin",
     ]  # fmt: skip
-    assert [s["name"] for s in library.stored("lone")[0].origin()["sources"]] == ["lonely.bin", "tok.bin"]
+    assert [s["name"] for s in store.stored("lone")[0].origin()["sources"]] == ["lonely.bin", "tok.bin"]
 
 
 def test_a_tokenizer_goes_where_models_look_for_it(
@@ -123,7 +123,7 @@ def test_a_tokenizer_goes_where_models_look_for_it(
     monkeypatch.setitem(catalogue._BY_NAME, "tok-300", entry)
     server.repos["a/b"] = {"original/tok.bin": contents[STORIES]["stories260K/tok512.bin"]}
     pulled = pull("tok-300")
-    assert pulled.path == library.tokenizers_folder() / "tok-300.bin"
+    assert pulled.path == store.tokenizers_folder() / "tok-300.bin"
     assert not pull("tok-300").is_new
     assert is_clean()
     assert pull(f"{STORIES}:lonely.bin").notes == ()
@@ -133,7 +133,7 @@ def test_a_hugging_face_model_is_exported(server: Hub) -> None:
     steps: list[str] = []
     bytes_done: list[tuple[int, int]] = []
     pulled = pull(HF_REPO, step=steps.append, progress=lambda *done: bytes_done.append(done))
-    assert pulled.path == library.models_folder() / "Tiny-Chat.bin"
+    assert pulled.path == store.models_folder() / "Tiny-Chat.bin"
     assert steps == ["downloading", "exporting"]
     assert bytes_done[-1] == (pulled.path.stat().st_size,) * 2
     checkpoint = Checkpoint(pulled.path)
@@ -186,7 +186,7 @@ def test_a_download_that_was_stopped_goes_on(server: Hub) -> None:
 
     with pytest.raises(Stop):
         pull("stories260K", progress=stop)
-    assert library.list_models() == []
+    assert store.list_models() == []
     server.requests.clear()
     pull("stories260K")
     assert server.fetched("stories260K.bin")[0].range.startswith("bytes=")
@@ -196,7 +196,7 @@ def test_a_download_that_was_stopped_goes_on(server: Hub) -> None:
 def test_an_export_that_was_stopped_goes_on_without_a_download(server: Hub) -> None:
     with pytest.raises(Stop):
         pull(HF_REPO, **stop_in("exporting"))  # type: ignore[arg-type]
-    assert library.list_models() == []
+    assert store.list_models() == []
     server.requests.clear()
     pull(HF_REPO)
     assert server.fetched("model.safetensors") == []
@@ -206,7 +206,7 @@ def test_what_an_earlier_commit_left_is_not_exported(server: Hub, tmp_path: Path
     """Whole files of it, and files that were begun."""
     with pytest.raises(Stop):
         pull(HF_REPO, **stop_in("exporting"))  # type: ignore[arg-type]
-    (downloads,) = [path for path in library.downloads_folder().iterdir() if path.is_dir()]
+    (downloads,) = [path for path in store.downloads_folder().iterdir() if path.is_dir()]
     (downloads / "tokenizer.json.0123456789ab.part").touch()
     write_folder(tmp_path / "hf")
     (tmp_path / "hf" / "model.safetensors").unlink()
@@ -220,21 +220,21 @@ def test_what_an_earlier_commit_left_is_not_exported(server: Hub, tmp_path: Path
     pulled = pull(HF_REPO)
     w1 = Checkpoint(pulled.path).fp32("w1")
     assert np.array_equal(w1[0], tensors["model.layers.0.mlp.gate_proj.weight"])
-    assert library.stored("Tiny-Chat")[0].origin()["revision"] == server.commit
+    assert store.stored("Tiny-Chat")[0].origin()["revision"] == server.commit
 
 
 def test_a_wrong_hash_leaves_no_model(server: Hub) -> None:
     server.hashes["stories260K/stories260K.bin"] = "0" * 64
     with pytest.raises(ModelError, match="expected sha256 0000"):
         pull("stories260K")
-    assert library.list_models() == []
+    assert store.list_models() == []
 
 
 def test_a_file_that_is_no_model_is_refused(server: Hub) -> None:
     server.repos[STORIES]["zip.bin"] = b"PK\x03\x04" + bytes(1000)
     with pytest.raises(CheckpointError, match="zip archive"):
         pull(f"{STORIES}:zip.bin")
-    assert library.list_models() == []
+    assert store.list_models() == []
 
 
 def test_a_gguf_comes_alone_and_a_damaged_one_is_refused(server: Hub) -> None:
@@ -246,7 +246,7 @@ def test_a_gguf_comes_alone_and_a_damaged_one_is_refused(server: Hub) -> None:
         f"/{HF_REPO}/resolve/{server.commit}/tiny.Q8_0.gguf",
         f"/cdn/{HF_REPO}/tiny.Q8_0.gguf",
     }
-    assert library.list_models() == []
+    assert store.list_models() == []
 
 
 @pytest.mark.parametrize(
@@ -296,23 +296,23 @@ def test_another_model_of_the_same_name_is_not_overwritten(server: Hub) -> None:
     with pytest.raises(ModelError, match=f"another model of this name is here, from {STORIES}"):
         pull("other/x:lonely.bin")
     pull("other/x:lonely.bin", force=True)
-    assert library.stored("lonely")[0].origin()["repo"] == "other/x"
+    assert store.stored("lonely")[0].origin()["repo"] == "other/x"
 
 
 def test_a_model_put_in_the_place_of_another_does_not_get_its_tokenizer(server: Hub) -> None:
     pull("stories260K")
     server.repos["other/x"] = {"stories260K.bin": server.repos[STORIES]["lonely.bin"]}
     pull("other/x:stories260K.bin", force=True)
-    assert not (library.models_folder() / "stories260K.tokenizer.bin").exists()
+    assert not (store.models_folder() / "stories260K.tokenizer.bin").exists()
 
 
 def test_of_two_spellings_of_a_name_only_one_stays(server: Hub) -> None:
     pull("stories260K")
     server.repos["other/x"] = {"STORIES260k.bin": server.repos[STORIES]["lonely.bin"]}
     pull("other/x:STORIES260k.bin", force=True)
-    (model,) = library.list_models()
+    (model,) = store.list_models()
     assert model.origin()["repo"] == "other/x"
-    assert not (library.models_folder() / "stories260K.tokenizer.bin").exists()
+    assert not (store.models_folder() / "stories260K.tokenizer.bin").exists()
 
 
 @pytest.mark.parametrize("second", ["stories260K", "other/x:stories260K.bin", "other/x:Stories260k.bin"])
@@ -328,7 +328,7 @@ def test_two_pulls_of_one_name_do_not_mix(second: str, server: Hub) -> None:
 
     pull("stories260K", progress=meanwhile)
     assert refused
-    assert library.stored("stories260K")[0].origin()["repo"] == STORIES
+    assert store.stored("stories260K")[0].origin()["repo"] == STORIES
 
 
 def test_a_pull_that_had_to_wait_sees_what_came_meanwhile(
@@ -357,11 +357,11 @@ def test_where_it_cannot_be_put_in_place_nothing_is_listed_and_the_download_is_k
     if not links:
         monkeypatch.setattr(os, "link", no_links)
     name = parse(target).name
-    in_the_way = library.models_folder() / f"{name}.json" / "x"
+    in_the_way = store.models_folder() / f"{name}.json" / "x"
     in_the_way.mkdir(parents=True)
     with pytest.raises(LlamatuiError, match="cannot be written"):
         pull(target)
-    assert library.list_models() == []
+    assert store.list_models() == []
     in_the_way.rmdir()
     in_the_way.parent.rmdir()
     server.requests.clear()

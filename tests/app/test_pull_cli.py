@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from llamatui.app import catalogue, library
+from llamatui.app import catalogue, store
 from llamatui.app.cli.models import Shelf
 from llamatui.app.cli.progress import progress_bar
 from llamatui.app.cli.pull import show_catalogue
@@ -45,19 +45,19 @@ def test_pull_and_models_and_rm(server: Hub) -> None:
     assert pulled.stdout == ""
     lines = pulled.stderr.splitlines()
     assert lines[0].startswith("downloading stories260K: ")
-    assert lines[-2] == f"pulled to {library.models_folder() / 'stories260K.bin'}"
+    assert lines[-2] == f"pulled to {store.models_folder() / 'stories260K.bin'}"
     assert lines[-1] == "  try: llamatui story stories260K"
     assert len(lines) < 8
     assert "\x1b" not in pulled.stderr
     content = json.loads(run("models", "--json").stdout)
-    assert content["folder"] == str(library.models_folder())
+    assert content["folder"] == str(store.models_folder())
     (model,) = content["models"]
     assert (model["name"], model["format"], model["revision"]) == ("stories260K", "v0", server.commit)
     refused = run("models", "rm", "stories260K")
     assert refused.returncode == 2
     assert "models rm -y stories260K" in refused.stderr
     assert run("models", "rm", "-y", "stories260k").returncode == 0
-    assert list(library.models_folder().iterdir()) == []
+    assert list(store.models_folder().iterdir()) == []
 
 
 def test_what_is_here_is_said_and_force_pulls_it_again(server: Hub) -> None:
@@ -84,15 +84,15 @@ def test_a_chat_is_suggested_where_the_format_is_known(template: str, room: str,
 
 
 def test_a_repository_is_exported_and_its_download_deleted(server: Hub, tmp_path: Path) -> None:
-    kept = library.downloads_folder() / "other"
+    kept = store.downloads_folder() / "other"
     kept.mkdir(parents=True)
     out = tmp_path / "tiny.bin"
     result = run("export", str(out), "--hf", HF_REPO)
     assert result.returncode == 0, result.stderr
     assert result.stderr.splitlines()[0].startswith(f"{HF_REPO}: ")
     assert (Checkpoint(out).fp32("wq") == 0.5).all()
-    assert [path for path in library.downloads_folder().iterdir() if path.is_dir()] == [kept]
-    assert library.list_models() == []
+    assert [path for path in store.downloads_folder().iterdir() if path.is_dir()] == [kept]
+    assert store.list_models() == []
 
 
 def test_a_failed_export_of_a_repository_keeps_the_download(server: Hub, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_failed_export_of_a_repository_keeps_the_download(server: Hub, tmp_pat
 
 def test_a_folder_of_the_users_is_never_deleted(server: Hub, tmp_path: Path) -> None:
     """Not even one in the place where downloads are."""
-    folder = library.downloads_folder()
+    folder = store.downloads_folder()
     folder.mkdir(parents=True)
     for name, content in server.repos[HF_REPO].items():
         (folder / name).write_bytes(content)
@@ -163,7 +163,7 @@ def test_a_terminal_is_asked_whether_to_fetch_the_tokenizer(answer: str, server:
     os.close(ours)
     assert b"no tokenizer of 32000 tokens" in screen
     assert b"Fetch llama2-tokenizer (0.5 MB from huggingface.co)? [Y/n]" in screen
-    path = library.tokenizers_folder() / "llama2-tokenizer.model"
+    path = store.tokenizers_folder() / "llama2-tokenizer.model"
     if answer in ("n\n", "\x04"):
         assert process.returncode == 3
         assert b"try: llamatui pull llama2-tokenizer" in screen
@@ -205,7 +205,7 @@ def test_what_gguf_files_became_is_listed_and_deleted(server: Hub) -> None:
         "name": "m.Q8_0", "path": str(cache_folder() / "1f-1" / "m.Q8_0.bin"), "file_size": 2000,
     }  # fmt: skip
     assert run("models", "rm", "-y", "m.q8_0", "stories260K").returncode == 0
-    assert library.list_models() == []
+    assert store.list_models() == []
     assert [path.name for path in cache_folder().iterdir()] == ["2f-1"]
     assert run("models", "rm", "-y", "stories260K").returncode == 0
     assert list(cache_folder().iterdir()) == []
@@ -229,7 +229,7 @@ def test_ctrl_c_ends_it_and_the_next_pull_goes_on(server: Hub) -> None:
     assert process.returncode == 130
     assert err.splitlines()[-1] == "stopped; llamatui pull stories260K goes on from here"
     assert "Traceback" not in err
-    assert library.list_models() == []
+    assert store.list_models() == []
     server.requests.clear()
     pull("stories260K")
     assert server.fetched("stories260K.bin")[0].range.startswith("bytes=")
@@ -265,9 +265,9 @@ def test_the_list_tells_damaged_models_and_what_did_not_end(
     Shelf.look().show()
     assert "no models are here yet" in capsys.readouterr().err
     pull("stories260K")
-    (library.models_folder() / "bad.bin").write_bytes(b"GGUF")
-    library.tokenizers_folder().mkdir()
-    write_tokenizer_bin(library.tokenizers_folder() / "mine.bin", 300)
+    (store.models_folder() / "bad.bin").write_bytes(b"GGUF")
+    store.tokenizers_folder().mkdir()
+    write_tokenizer_bin(store.tokenizers_folder() / "mine.bin", 300)
     server.hashes["lonely.bin"] = "0" * 64
     server.repos["a/b"] = {**server.repos[STORIES], "tok.bin": b"x" * 100}
     with pytest.raises(ModelError):

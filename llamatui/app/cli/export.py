@@ -131,7 +131,7 @@ def open_source(flag: str, value: str) -> Iterator["Source"]:
 
         yield open_gguf(path)
     else:
-        from llamatui.app.library import resolve
+        from llamatui.app.store import resolve
         from llamatui.export.bin_file import open_bin
 
         yield open_bin(resolve(value))

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 def inspect(model: options.Model = None, tokenizer: options.Tokenizer = None, json: Json = False) -> None:
     """Show a model's header, tensors, format, tokenizer and memory needed."""
     settings = loading.settings_from(model, tokenizer=tokenizer)
-    from llamatui.app import library
+    from llamatui.app import store
     from llamatui.app.gguf_cache import is_gguf
 
-    path = library.resolve(settings.model)
+    path = store.resolve(settings.model)
     content = inspect_gguf(path) if is_gguf(path) else inspect_bin(path, settings.tokenizer)
     if json:
         typer.echo(json_library.dumps(content, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))

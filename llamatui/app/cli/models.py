@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llamatui.app import library
+from llamatui.app import store
 from llamatui.app.cli.options import Json
 from llamatui.errors import CheckpointError, TokenizerError, UsageError
 
@@ -33,7 +33,7 @@ def models(context: typer.Context, json: Json = False) -> None:
 
 
 def complete_stored(incomplete: str) -> list[str]:
-    models = (*library.list_models(), *library.list_converted())
+    models = (*store.list_models(), *store.list_converted())
     return sorted({model.name for model in models if model.name.startswith(incomplete)})
 
 
@@ -44,7 +44,7 @@ def rm(
 ) -> None:
     """Delete models, with their tokenizers."""
     # A wrong name is told before anything is gone.
-    found = list(dict.fromkeys(model for name in names for model in library.stored(name)))
+    found = list(dict.fromkeys(model for name in names for model in store.stored(name)))
     if not yes:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise UsageError("nobody is there to be asked", f"llamatui models rm -y {' '.join(names)}")
@@ -52,7 +52,7 @@ def rm(
             print(path, file=sys.stderr)
         typer.confirm("Delete these files?", abort=True, err=True)
     for model in found:
-        library.remove(model)
+        store.remove(model)
         print(f"deleted {model.name}", file=sys.stderr)
 
 
@@ -69,22 +69,22 @@ class Shelf:
 
     @classmethod
     def look(cls) -> "Shelf":
-        tokenizers = [path for path in sorted(library.tokenizers_folder().glob("*")) if path.is_file()]
-        unfinished = [path for path in library.downloads_folder().rglob("*") if path.is_file()]
+        tokenizers = [path for path in sorted(store.tokenizers_folder().glob("*")) if path.is_file()]
+        unfinished = [path for path in store.downloads_folder().rglob("*") if path.is_file()]
         return cls(
-            [describe(model) for model in library.list_models()],
-            [describe_converted(model) for model in library.list_converted()],
+            [describe(model) for model in store.list_models()],
+            [describe_converted(model) for model in store.list_converted()],
             [describe_tokenizer(path) for path in tokenizers],
             sum(path.stat().st_size for path in unfinished),
         )
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "folder": str(library.models_folder()),
+            "folder": str(store.models_folder()),
             "models": self.models,
             "converted": self.converted,
             "tokenizers": self.tokenizers,
-            "downloads": {"folder": str(library.downloads_folder()), "bytes": self.unfinished},
+            "downloads": {"folder": str(store.downloads_folder()), "bytes": self.unfinished},
         }
 
     def show(self) -> None:
@@ -106,11 +106,11 @@ class Shelf:
         if rows:
             print_table(("name", ">params", "format", ">size", "from"), rows)
         if self.models:
-            print(f"\nin {library.models_folder()}", file=sys.stderr)
+            print(f"\nin {store.models_folder()}", file=sys.stderr)
         else:
             print("no models are here yet: llamatui pull shows what there is", file=sys.stderr)
         if self.unfinished:
-            where = library.downloads_folder()
+            where = store.downloads_folder()
             print(f"downloads that are kept: {size(self.unfinished)} in {where}", file=sys.stderr)
 
 
@@ -128,7 +128,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     Console(width=None if sys.stdout.isatty() else 1000).print(table)
 
 
-def describe(model: library.StoredModel) -> dict[str, Any]:
+def describe(model: store.StoredModel) -> dict[str, Any]:
     from llamatui.backends.checkpoint import Checkpoint
 
     origin = model.origin()
@@ -152,7 +152,7 @@ def describe(model: library.StoredModel) -> dict[str, Any]:
     }
 
 
-def describe_converted(model: library.StoredModel) -> dict[str, Any]:
+def describe_converted(model: store.StoredModel) -> dict[str, Any]:
     return {"name": model.name, "path": str(model.path), "file_size": model.path.stat().st_size}
 
 

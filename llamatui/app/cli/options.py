@@ -17,7 +17,7 @@ def complete_backend() -> list[str]:
 
 def complete_model(incomplete: str) -> list[str]:
     """Pulled models, and files that can be run; where nothing fits, the shell completes file names."""
-    from llamatui.app.library import complete_names
+    from llamatui.app.store import complete_names
 
     begin = Path(incomplete)
     folder = begin if incomplete.endswith("/") else begin.parent

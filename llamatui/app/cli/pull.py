@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from llamatui.app import catalogue, library
+from llamatui.app import catalogue, store
 from llamatui.app.cli import options
 from llamatui.app.cli.terminal import Interrupted
 
@@ -78,8 +78,8 @@ def show_catalogue() -> None:
 
     from llamatui.app.cli.models import print_table, short_count
 
-    here = {model.name.casefold() for model in library.list_models()}
-    here |= {path.stem.casefold() for path in library.tokenizers_folder().glob("*")}
+    here = {model.name.casefold() for model in store.list_models()}
+    here |= {path.stem.casefold() for path in store.tokenizers_folder().glob("*")}
     rows = []
     for entry in (*catalogue.MODELS, *catalogue.TOKENIZERS):
         licence = entry.licence + (", gated" if entry.gated else "")
