@@ -29,7 +29,9 @@ def export(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Training checkpoint of llama2.c (ckpt.pt).", metavar="FILE")
     ] = None,
-    gguf: Annotated[Path | None, typer.Option(help="GGUF file, of the llama architecture.")] = None,
+    gguf: Annotated[
+        Path | None, typer.Option(help="GGUF file, of the llama architecture.", metavar="FILE")
+    ] = None,
     bin_file: Annotated[
         Path | None, typer.Option("--bin", help="Another .bin, to change its version.", metavar="FILE")
     ] = None,
