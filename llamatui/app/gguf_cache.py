@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -51,8 +52,9 @@ def converted(path: Path, progress: Callable[[str], None]) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for part in folder.glob(".*.part"):  # of a process that was killed
-            if time.time() - part.stat().st_mtime > STALE:
-                part.unlink()
+            with suppress(FileNotFoundError):  # or of one that has just finished
+                if time.time() - part.stat().st_mtime > STALE:
+                    part.unlink()
     except OSError as error:
         raise LlamatuiError(f"{folder}: cannot be written: {error.strerror}") from error
 

@@ -114,6 +114,8 @@ def _from_entry(entry: catalogue.Model) -> Target:
 
 def _as_name(text: str) -> str:
     name = re.sub(r"[^\w.+-]+", "-", text).strip(".-")
+    # `foo.bin` would pass for foo, and `foo.tokenizer.bin` for its tokenizer.
+    name = re.sub(r"(\.(bin|tokenizer))+$", "", name, flags=re.IGNORECASE)
     if not name:
         raise UsageError(
             f"expected the name of a file, found {text!r}", "name a .gguf or .bin of the repository"
@@ -388,7 +390,12 @@ def _pull_tokenizer(
     load_tokenizer(fetched.path, entry.vocab_size)
     with _disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(fetched.path, path)
+        part = path.with_name(f".{path.name}.part")  # the downloads may be on another disk
+        try:
+            shutil.copyfile(fetched.path, part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     return Pulled(entry.name, path, is_new=True)
 
@@ -410,9 +417,9 @@ def _install(staged: Path, name: str) -> Path:
     """Moves all that was staged into the models folder, the model itself last."""
     models = store.models_folder()
     replaced = store.find(name)
-    if replaced and replaced.name != name:  # the same name, spelt otherwise
+    if replaced:  # gone first: where the rest fails, no old weights are listed with new companions
         store.remove(replaced)
-    # A tokenizer that was here before belongs to another model.
+    # A tokenizer that is here without a model belongs to another one.
     store.delete([models / f"{name}{end}" for end in TOKENIZER_ENDS])
     model = f"{name}.bin"
     for path in sorted(staged.iterdir(), key=lambda path: path.name == model):

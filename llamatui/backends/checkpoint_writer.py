@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
+from secrets import token_hex
 from typing import BinaryIO, Protocol
 
 import numpy as np
@@ -112,7 +113,7 @@ def write_checkpoint(
     try:
         check_room(target.parent, report.file_size, ", or write version 2, a quarter of the size")
         # Made by `open` and not by `tempfile`, whose files nobody else may read.
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+        temporary = target.with_name(f".{target.name}.{token_hex(4)}.part")
         try:
             _write_file(temporary, header, layout, config, source, report, progress)
             on_complete()

@@ -1,8 +1,8 @@
 """Writes a source as a llama2.c `.bin`, with its tokenizer beside it."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 
 from llamatui.backends.checkpoint import tensor_layout
 from llamatui.backends.checkpoint_writer import Progress, WriteReport, write_checkpoint
@@ -75,14 +75,16 @@ def export_bin(
 
 
 def _write_tokenizer(target: Path, files: TokenizerFiles) -> None:
-    """Each file atomically. A tokenizer that was here before belongs to another model, and goes."""
-    for end, content in files.items():
-        temporary = target.with_name(f".{target.stem}{end}.{os.getpid()}.part")
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(target.with_name(target.stem + end))
-        finally:
-            temporary.unlink(missing_ok=True)
+    """All or, where the disk is full, none. A tokenizer that was here before belongs to another model."""
+    parts = {end: target.with_name(f".{target.stem}{end}.{token_hex(4)}.part") for end in files}
+    try:
+        for end, content in files.items():
+            parts[end].write_bytes(content)
+        for end, part in parts.items():
+            part.replace(target.with_name(target.stem + end))
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
     for end in TOKENIZER_ENDS if files else ():
         if end not in files:
             target.with_name(target.stem + end).unlink(missing_ok=True)

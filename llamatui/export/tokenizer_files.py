@@ -226,6 +226,7 @@ def _sentencepiece_for_hf(model: bytes, tokenizer: Tokenizer) -> dict[str, bytes
         )
         back = _loaded({JSON: document}, Path("tokenizer.json"), len(pieces))
         every = "".join(text for text, _, kind in pieces if kind is PieceType.NORMAL).replace(SPACE, " ")
+        every += "  \ufb01 \u2460 \uff21 e\u0301 \u200b  "  # what a normalizing model would change
         if back.encode(every) == tokenizer.encode(every):
             made["tokenizer.json"] = document
     return made
@@ -369,11 +370,16 @@ def _added_tokens(folder: Path, config: Json, vocab_size: int) -> dict[int, Piec
     added: dict[int, Piece] = {}
     try:
         for i, text, is_special in _tokens_of_files(folder, config):
-            if type(i) is int and 0 <= i < vocab_size and isinstance(text, str) and text:
+            if type(i) is int and 0 <= i < vocab_size and isinstance(text, str) and _is_text(text):
                 added[i] = piece_of_added(text, special=is_special or is_control_name(text, named))
     except (KeyError, TypeError, ValueError, AttributeError):
         pass
     return added
+
+
+def _is_text(text: str) -> bool:
+    """Whether there is something in it that UTF-8 can say: JSON can hold half a surrogate pair."""
+    return bool(text) and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _tokens_of_files(folder: Path, config: Json) -> Iterator[tuple[object, object, bool]]:

@@ -225,7 +225,8 @@ def _read_legacy(path: Path, size: int) -> tuple[object, Spans]:
     """The content of a file of `size` bytes in the older format."""
     with path.open("rb") as file:
         stream = io.BytesIO(file.read(MAX_PICKLE))
-        _magic, version, system = (read_pickle(stream, str(path))[0] for _ in range(3))
+        # A number, a number, and a dict of a few sizes.
+        _magic, version, system = (read_pickle(stream, str(path), max_steps=1000)[0] for _ in range(3))
         content, storages = read_pickle(stream, str(path))
         keys, _ = read_pickle(stream, str(path))
         if version != LEGACY_VERSION or not isinstance(system, dict) or not isinstance(keys, list):

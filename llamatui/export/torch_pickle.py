@@ -91,7 +91,9 @@ class _Name:
 _MARK = object()
 
 
-def read_pickle(stream: BinaryIO, where: str) -> tuple[object, dict[str, Storage]]:
+def read_pickle(
+    stream: BinaryIO, where: str, max_steps: int = MAX_STEPS
+) -> tuple[object, dict[str, Storage]]:
     """What the next pickle in `stream` holds, and the storages that it names, by key.
 
     Of values there are None, bool, int, float, str, tuple, list, dict and PickledTensor. The stream is left
@@ -103,8 +105,8 @@ def read_pickle(stream: BinaryIO, where: str) -> tuple[object, dict[str, Storage
     machine = _Machine(where)
     try:
         for i, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-            if i == MAX_STEPS:
-                raise ValueError(f"more than {MAX_STEPS:,} steps")
+            if i == max_steps:
+                raise ValueError(f"more than {max_steps:,} steps")
             machine.step(opcode.name, argument)
         return machine.stack.pop(), machine.storages
     except (ValueError, LookupError, TypeError, OverflowError) as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType
 
-from llamatui.app.gguf_cache import cache_folder
+from llamatui.app.gguf_cache import cache_folder, converted
 from llamatui.app.model import load_model
 from llamatui.app.store import models_folder
 from llamatui.backends.checkpoint import LEGACY_HEADER, Checkpoint, ModelConfig, tensor_layout
@@ -183,6 +183,15 @@ def test_what_a_killed_conversion_left_is_removed(tmp_path: Path) -> None:
     (folder / ".m.bin.2.part").write_bytes(b"of another process")
     assert run("generate", path, "-n", 2, "-i", "a").returncode == 0
     assert {path.name for path in folder.glob(".*")} == {".m.bin.2.part"}
+
+
+def test_a_part_that_another_process_renames_meanwhile_is_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_gguf(tmp_path / "m.gguf", metadata=bpe_metadata())
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [*glob(self, pattern), self / ".gone.part"])
+    assert converted(path, lambda step: None).is_file()
 
 
 def test_a_missing_tokenizer_tells_a_script_the_exact_command(tmp_path: Path) -> None:

@@ -370,6 +370,44 @@ def test_where_it_cannot_be_put_in_place_nothing_is_listed_and_the_download_is_k
     assert is_clean()
 
 
+def test_a_replacement_that_fails_half_way_lists_no_mixture(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pull("stories260K")
+    real = Path.replace
+
+    def failing(self: Path, target: Path) -> Path:
+        if target.parent == store.models_folder() and target.suffix == ".bin" and "tok" not in target.name:
+            raise OSError(28, "No space left on device")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(LlamatuiError):
+        pull("stories260K", force=True)
+    assert store.list_models() == []
+    monkeypatch.undo()
+
+
+def test_a_tokenizer_that_cannot_be_put_in_place_leaves_the_old_one(
+    server: Hub, contents: dict[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = replace(TOKENIZER, name="tok-300", file="original/tok.bin")
+    monkeypatch.setitem(catalogue._BY_NAME, "tok-300", entry)
+    server.repos["a/b"] = {"original/tok.bin": contents[STORIES]["stories260K/tok512.bin"]}
+    path = pull("tok-300").path
+    whole = path.read_bytes()
+
+    def half(source: Path, target: Path) -> None:
+        target.write_bytes(whole[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", half)
+    with pytest.raises(LlamatuiError, match="No space left"):
+        pull("tok-300", force=True)
+    assert path.read_bytes() == whole
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
 def no_links(source: object, target: object) -> None:
     """What a disk that knows no links answers."""
     raise OSError(1, "Operation not permitted")
@@ -382,6 +420,9 @@ def no_links(source: object, target: object) -> None:
         (f"{STORIES}:stories15M.bin", Target("stories15M", STORIES, "stories15M.bin", catalogue.LLAMA2)),
         ("a/b.c-d", Target("b.c-d", "a/b.c-d", "")),
         ("a/b:sub/x y.Q8_0.gguf", Target("x-y.Q8_0", "a/b", "sub/x y.Q8_0.gguf")),
+        ("a/b:foo.BIN.bin", Target("foo", "a/b", "foo.BIN.bin")),
+        ("a/b:foo.tokenizer.bin", Target("foo", "a/b", "foo.tokenizer.bin")),
+        ("a/foo.bin", Target("foo", "a/foo.bin", "")),
         ("llama3-tokenizer", catalogue.LLAMA3),
     ],
 )

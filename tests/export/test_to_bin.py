@@ -95,6 +95,25 @@ def test_a_tokenizer_that_cannot_be_written_leaves_no_model(tmp_path: Path) -> N
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_full_disk_leaves_the_old_tokenizer_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = source(tmp_path)
+    export_bin(whole, tmp_path / "m.bin")
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("m.*")}
+    write_bytes = Path.write_bytes
+
+    def full(self: Path, content: bytes) -> int:
+        if "_config" in self.name:
+            raise OSError(28, "No space left on device")
+        return write_bytes(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    other = replace(whole, tokenizer={end: content + b" " for end, content in whole.tokenizer.items()})
+    with pytest.raises(LlamatuiError, match="No space left"):
+        export_bin(other, tmp_path / "m.bin")
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("m.*")} == before
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_small_models_stay_exact_and_large_ones_become_q8_0(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,13 @@ def test_a_folder_without_a_tokenizer(folder: Path) -> None:
     assert from_folder(folder, 340) == {}
 
 
+def test_an_added_token_that_is_no_text_is_left_out(folder: Path) -> None:
+    (folder / "tokenizer.model").write_bytes(SPM)
+    half = '{"added_tokens_decoder": {"340": {"content": "a\\ud800b", "special": true}}}'
+    (folder / "tokenizer_config.json").write_text(half)
+    assert ".tokenizer.model" in from_folder(folder, 341)
+
+
 def test_sentencepiece_as_it_is(folder: Path) -> None:
     (folder / "tokenizer.model").write_bytes(SPM)
     assert from_folder(folder, 340) == {".tokenizer.model": SPM}
