@@ -15,7 +15,7 @@ from llamatui.backends.registry import DEFAULT, create_backend
 from llamatui.errors import ContextOverflowError, ModelError, TokenizerMissingError, UsageError
 from llamatui.tokenizers.base import Tokenizer
 from llamatui.tokenizers.chat_formats import CHAT_FORMATS, ChatFormat, chat_format_for, chat_format_named
-from llamatui.tokenizers.chat_templates import default_system, format_of, template_text
+from llamatui.tokenizers.chat_templates import UNKNOWN_FORMAT, default_system, format_of, template_text
 from llamatui.tokenizers.hf_json import companion_config
 from llamatui.tokenizers.loading import find_tokenizer, load_tokenizer
 
@@ -66,7 +66,7 @@ class LoadedModel:
         """
         named = self.chat_format_name or self.checkpoint.config.chat_format
         if not named and self._chat_template:
-            named = format_of(self._chat_template) or "unknown"
+            named = format_of(self._chat_template) or UNKNOWN_FORMAT
         if named not in CHAT_FORMATS and not self.chat_format_name and named:
             raise ModelError(
                 f"{self.path}: the chat format of this model is not known here",

@@ -24,8 +24,8 @@ from llamatui.backends.q8_0 import FloatArray, Q8Tensor, fit_group_size
 from llamatui.errors import CheckpointError, TokenizerError
 from llamatui.export.gguf_header import GgufHeader, GgufTensor, Metadata, read_gguf_header
 from llamatui.export.gguf_vocab import special_ids, tokenizer_files
-from llamatui.export.source import UNKNOWN_FORMAT, LazyRows, Source, drop_pages
-from llamatui.tokenizers.chat_templates import format_of
+from llamatui.export.source import LazyRows, Source, drop_pages
+from llamatui.tokenizers.chat_templates import UNKNOWN_FORMAT, format_of
 
 LAYER_NAMES = {
     "attention_norm": "attn_norm",

@@ -22,14 +22,13 @@ from llamatui.export.safetensors_file import SafetensorsFile
 from llamatui.export.source import (
     HF_LAYER_NAMES,
     HF_NAMES,
-    UNKNOWN_FORMAT,
     LazyRows,
     Source,
     interleave,
 )
 from llamatui.export.tokenizer_files import folder_config, from_folder, with_token_ids
 from llamatui.export.torch_files import TorchRows, open_torch, state_dict
-from llamatui.tokenizers.chat_templates import format_of, template_text
+from llamatui.tokenizers.chat_templates import UNKNOWN_FORMAT, format_of, template_text
 
 WHOLE = "get the whole repository of the model"
 ROTATED = ("wq", "wk")

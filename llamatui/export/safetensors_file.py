@@ -28,7 +28,7 @@ from llamatui.backends.checkpoint_writer import Progress, Rows, row_blocks
 from llamatui.backends.q8_0 import FloatArray, Q8Tensor
 from llamatui.errors import CheckpointError
 from llamatui.export.json_file import AGAIN, LFS_HINT, LFS_POINTER, MAX_BYTES, parse_object
-from llamatui.export.source import LazyRows, drop_pages
+from llamatui.export.source import LazyRows, drop_pages, to_fp32
 
 LENGTH = struct.Struct("<Q")
 MAX_RANK = 8
@@ -102,12 +102,7 @@ class SafetensorsFile:
         tensor = self.tensors[name]
         drop_pages(self._mapping)  # of the block before
         stored = np.ndarray(tensor.shape, READABLE[tensor.dtype], self._mapping, tensor.offset)[rows]
-        if tensor.dtype == "BF16":  # the upper half of a float32
-            bits = stored.astype(np.uint32)
-            bits <<= 16
-            return bits.view(np.float32)
-        with np.errstate(invalid="ignore"):  # a signalling NaN stays a NaN
-            return stored.astype(np.float32, copy=False)
+        return to_fp32(stored, is_bf16=tensor.dtype == "BF16")
 
 
 def _read_header(file: BinaryIO, size: int, where: str) -> dict[str, object]:

@@ -18,9 +18,6 @@ from llamatui.backends.checkpoint import ModelConfig
 from llamatui.backends.checkpoint_writer import TensorSource
 from llamatui.backends.q8_0 import FloatArray, Q8Tensor
 
-UNKNOWN_FORMAT = "unknown"
-"""`ModelConfig.chat_format` of a model whose chat template is none that we know: never guessed in silence."""
-
 TokenizerFiles = dict[str, bytes]
 """Contents by what follows the stem: ".tokenizer.model" or ".tokenizer.json", ".tokenizer_config.json"."""
 
@@ -63,7 +60,7 @@ class Source:
 
     path: Path
     config: ModelConfig
-    """`group_size`: of the weights that are stored as Q8_0, else 0. `chat_format`: see UNKNOWN_FORMAT."""
+    """`group_size`: of Q8_0 weights, else 0. `chat_format`: see `chat_templates.UNKNOWN_FORMAT`."""
     tensor: TensorSource
     """Raises CheckpointError where the file is damaged. Not asked for `wcls` if the classifier is shared."""
     tokenizer: TokenizerFiles = field(default_factory=dict)
@@ -81,6 +78,16 @@ class LazyRows:
 
     def __getitem__(self, rows: slice) -> FloatArray | Q8Tensor:
         return self.read(rows)
+
+
+def to_fp32(stored: npt.NDArray[np.generic], *, is_bf16: bool) -> FloatArray:
+    """float32 of fp16 or fp32 numbers, or of bfloat16 held as uint16: the upper half of a float32."""
+    if is_bf16:
+        bits = stored.astype(np.uint32)
+        bits <<= 16
+        return bits.view(np.float32)
+    with np.errstate(invalid="ignore"):  # a signalling NaN stays a NaN
+        return stored.astype(np.float32, copy=False)
 
 
 def drop_pages(mapping: mmap.mmap) -> None:

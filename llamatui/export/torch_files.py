@@ -25,7 +25,7 @@ from llamatui.backends.checkpoint import KNOWN_MAGICS
 from llamatui.backends.q8_0 import FloatArray
 from llamatui.errors import CheckpointError
 from llamatui.export.json_file import LFS_HINT, LFS_POINTER
-from llamatui.export.source import drop_pages
+from llamatui.export.source import drop_pages, to_fp32
 from llamatui.export.torch_pickle import (
     GET_AGAIN,
     ITEM_SIZES,
@@ -71,12 +71,7 @@ class TorchRows:
         self.check_float()
         drop_pages(self.mapping)  # of the block before
         stored = np.ndarray(self.shape, READABLE[self.dtype], self.mapping, self.offset, self.strides)[rows]
-        if self.dtype == "bfloat16":  # the upper half of a float32
-            bits = stored.astype(np.uint32)
-            bits <<= 16
-            return bits.view(np.float32)
-        with np.errstate(invalid="ignore"):  # a signalling NaN stays a NaN
-            return stored.astype(np.float32, copy=False)
+        return to_fp32(stored, is_bf16=self.dtype == "bfloat16")
 
 
 def open_torch(path: Path) -> dict[str, object]:

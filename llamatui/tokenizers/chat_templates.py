@@ -7,6 +7,9 @@ all of its own must be there, as it writes them, and none of another format.
 import re
 from dataclasses import dataclass
 
+UNKNOWN_FORMAT = "unknown"
+"""Stands in a model's header for a template that is none of ours: never guessed in silence."""
+
 MAX_TEMPLATE = 1 << 16
 """Characters. Templates have some thousands; what is longer is not worth the time that it takes."""
 

@@ -16,7 +16,8 @@ from llamatui.backends.q8_0 import FloatArray, Q8Tensor
 from llamatui.backends.rope import rope_frequencies
 from llamatui.errors import CheckpointError, LlamatuiError, TokenizerError
 from llamatui.export.gguf_file import open_gguf
-from llamatui.export.source import UNKNOWN_FORMAT, Source
+from llamatui.export.source import Source
+from llamatui.tokenizers.chat_templates import UNKNOWN_FORMAT
 from tests.export.tiny_gguf import (
     CONFIG,
     Array,

@@ -16,7 +16,8 @@ from llamatui.backends.checkpoint_writer import row_blocks
 from llamatui.backends.q8_0 import FloatArray
 from llamatui.errors import CheckpointError
 from llamatui.export.hf import open_hf, reorder_heads
-from llamatui.export.source import UNKNOWN_FORMAT, deinterleave, interleave
+from llamatui.export.source import deinterleave, interleave
+from llamatui.tokenizers.chat_templates import UNKNOWN_FORMAT
 from llamatui.tokenizers.sentencepiece_proto import Piece, PieceType, build_model
 from tests.export.hf_models import (
     HF_TINY,
