@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llamatui.app import sampler as sampler_module
 from llamatui.app.sampler import Sampler
 from llamatui.app.sampling import Sampling
 from llamatui.errors import ModelError, UsageError
@@ -80,6 +81,96 @@ def test_the_same_tokens_as_run_c(seed: int, temperature: float, top_p: float, n
     assert mine.state == theirs.state
 
 
+def distribution(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Logits (n,) of the kinds that take different ways through the search for the nucleus."""
+    x = rng.standard_normal(n)
+    match kind:
+        case "nearly flat":
+            x *= 0.5
+        case "peaked":
+            x *= 3
+            x[rng.integers(0, n, 3)] += 12
+        case "by id":  # as in vocabularies sorted by how frequent a token is
+            x -= np.log(np.arange(1, n + 1))
+        case "few values":
+            x = np.round(x)
+        case "all equal":
+            x[:] = 1.5
+        case "most underflow":
+            x *= 100
+    return x.astype(f32)
+
+
+KINDS = ["nearly flat", "peaked", "by id", "few values", "all equal", "most underflow"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(1, 2**64 - 1),
+    temperature=st.sampled_from([0.1, 0.8, 1.0, 3.0]),
+    top_p=st.sampled_from([0.0, 1e-6, 1e-3, 0.5, 0.9, 0.99, 0.99999, 1.0]),
+    kind=st.sampled_from(KINDS),
+    n=st.integers(2, 300),
+    block=st.integers(1, 40),
+    sample=st.integers(1, 40),
+)
+def test_the_same_tokens_as_run_c_wherever_blocks_end_and_whatever_the_guess(
+    seed: int, temperature: float, top_p: float, kind: str, n: int, block: int, sample: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    mine, theirs = Sampler(Sampling(temperature, top_p, seed=seed)), RunC(temperature, top_p, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler_module, "BLOCK", block)
+        patch.setattr(sampler_module, "SAMPLE", sample)
+        for _ in range(5):
+            logits = distribution(kind, n, rng)
+            assert mine.sample(logits) == theirs.sample(logits)
+
+
+@pytest.mark.parametrize("top_p", [0.9, 1.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_tokens_as_run_c_with_a_large_vocabulary(kind: str, top_p: float) -> None:
+    rng = np.random.default_rng(5)
+    mine, theirs = Sampler(Sampling(0.9, top_p, seed=9)), RunC(0.9, top_p, 9)
+    for _ in range(3):
+        logits = distribution(kind, 3 * sampler_module.BLOCK + 5, rng)
+        assert mine.sample(logits) == theirs.sample(logits)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(1, 2**64 - 1),
+    top_k=st.integers(0, 60),
+    min_p=st.sampled_from([0.0, 0.001, 0.1, 1.0]),
+    top_p=st.sampled_from([0.5, 0.9, 1.0]),
+    kind=st.sampled_from(KINDS),
+)
+def test_top_k_and_min_p_are_run_c_on_what_they_leave(
+    seed: int, top_k: int, min_p: float, top_p: float, kind: str
+) -> None:
+    logits = distribution(kind, 50, np.random.default_rng(seed))
+    shifted = logits - logits.max()
+    kept = np.ones(50, bool)
+    if 0 < top_k < 50:
+        kept &= shifted >= np.sort(shifted)[-top_k]
+    if min_p:
+        kept &= shifted >= np.log(f32(min_p))
+    left = np.where(kept, logits, f32(-1e6))
+    mine, theirs = Sampler(Sampling(1.0, top_p, top_k, min_p, seed=seed)), RunC(1.0, top_p, seed)
+    assert [mine.sample(logits) for _ in range(5)] == [theirs.sample(left) for _ in range(5)]
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 1000, 5001])
+def test_sums_round_after_each_addition(n: int) -> None:
+    """NumPy does not promise how it reduces; the softmax of run.c needs this order."""
+    x = np.exp(np.random.default_rng(n).normal(0, 8, n)).astype(f32)
+    total = f32(0.1)
+    for value in x:
+        total = f32(total + value)
+    assert sampler_module._sum(x, f32(0.1)) == total
+    assert sampler_module._sum(x[::-1].copy()[::-1], f32(0.1)) == total, "of a view backwards"
+
+
 def test_xorshift_numbers() -> None:
     sampler = Sampler(Sampling(seed=42))
     # From the definition of xorshift64*, worked out by hand with big integers.
@@ -142,7 +233,7 @@ def test_seed_zero_picks_one_and_says_which() -> None:
     assert [sampler.random_f32() for _ in range(3)] == [again.random_f32() for _ in range(3)]
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_logits_that_are_not_numbers_are_an_error(bad: float) -> None:
     with pytest.raises(ModelError, match="not numbers"):
         Sampler(Sampling(seed=1)).sample(np.array([0, bad, 1], f32))

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from llamatui.app.engine import OverflowPolicy
     from llamatui.app.model import LoadedModel
     from llamatui.app.sampling import Sampling
+    from llamatui.backends.checkpoint import Checkpoint
 
 
 def settings_from(model: str | None, **flags: Any) -> Settings:
@@ -71,6 +72,13 @@ def offer(name: str) -> bool:
     with progress_bar(entry.name) as progress:
         pull(name, progress=progress)
     return True
+
+
+def checkpoint(settings: Settings) -> "Checkpoint":
+    """The model's file alone, for what needs no tokenizer."""
+    from llamatui.app.model import open_checkpoint
+
+    return open_checkpoint(settings.model, _narrate)
 
 
 def _load(settings: Settings) -> "LoadedModel":

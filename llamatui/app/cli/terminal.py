@@ -57,7 +57,7 @@ def read_text(path: Path | None) -> str:
     return decode(read_bytes(path)).removesuffix("\n")
 
 
-def dumps(content: dict[str, Any], indent: int | None = None) -> str:
+def dumps(content: dict[str, Any] | list[dict[str, Any]], indent: int | None = None) -> str:
     """JSON that is valid Unicode: bytes of a prompt or path that are not UTF-8 become U+FFFD."""
     line = json.dumps(content, ensure_ascii=False, indent=indent)
     return line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -1,0 +1,107 @@
+"""Matrix times activations in fp32: one token row by row, many in tiles.
+
+Addresses are int64; matrices are (rows, cols) float32 in memory order.
+"""
+
+import numpy as np
+
+from llamatui.backends.kernels.memory import floats, kernel
+from llamatui.backends.kernels.simd import (
+    LANES,
+    SMALL_TILE_TOKENS,
+    TILE_ROWS,
+    TILE_TOKENS,
+    dot_row,
+    small_tile,
+    tile,
+    transpose,
+)
+
+K_BLOCK = 512
+"""Columns packed at a time: a tile's activations of that many fit the first-level cache."""
+
+
+@kernel
+def dot_tail(w, x, first, n):
+    """Sum over k in first..n - 1 of w[k] * x[k]: the columns that do not fill a vector."""
+    a, b = floats(w, n), floats(x, n)
+    total = np.float32(0)
+    for k in range(first, n):
+        total += a[k] * b[k]
+    return total
+
+
+@kernel
+def multiply_one(w, cols, x, out, accumulate, first, last):
+    """out[r] = W[r] · x for rows first..last - 1, or += with `accumulate`. One token."""
+    y = floats(out, last)
+    whole = cols // LANES
+    sums = floats(out, last)
+    for r in range(first, last):
+        before = y[r]
+        dot_row(w + r * cols * 4, cols * 4, x, whole, out + 4 * r)
+        total = sums[r]
+        if whole * LANES < cols:
+            total += dot_tail(w + r * cols * 4, x, whole * LANES, cols)
+        y[r] = before + total if accumulate else total
+
+
+@kernel
+def pack(w, row_stride, rows, cols, packed):
+    """Columns of a block of W to rows: packed[k, r] = W[r, k], (cols, TILE_ROWS), 0 for r >= rows.
+
+    rows <= TILE_ROWS. row_stride: in bytes.
+    """
+    whole_rows = rows // LANES * LANES
+    whole_cols = cols // LANES * LANES
+    for r in range(0, whole_rows, LANES):
+        for k in range(0, whole_cols, LANES):
+            transpose(
+                w + r * row_stride + 4 * k, row_stride, packed + 4 * (k * TILE_ROWS + r), 4 * TILE_ROWS
+            )
+    out = floats(packed, cols * TILE_ROWS)
+    for r in range(TILE_ROWS):
+        row = floats(w + min(r, rows - 1) * row_stride, cols)
+        begin = whole_cols if r < whole_rows else 0
+        for k in range(begin, cols):
+            out[k * TILE_ROWS + r] = row[k] if r < rows else np.float32(0)
+
+
+@kernel
+def add_tiles(packed, cols, x, x_row, n, out, out_row):
+    """out[t, 0..TILE_ROWS - 1] += packed block times token t's `cols` numbers at x. Rows in bytes."""
+    t = 0
+    while t + TILE_TOKENS <= n or n - t > 2 * SMALL_TILE_TOKENS:
+        tile(packed, 4 * TILE_ROWS, x + t * x_row, x_row, cols, out + t * out_row, out_row)
+        t += TILE_TOKENS
+    while t < n:
+        small_tile(packed, 4 * TILE_ROWS, x + t * x_row, x_row, cols, out + t * out_row, out_row)
+        t += SMALL_TILE_TOKENS
+
+
+@kernel
+def clear(out, out_row, n, first, last):
+    """out[t, first..last - 1] = 0 for n tokens; out_row in bytes."""
+    for t in range(n):
+        row = floats(out + t * out_row, last)
+        for r in range(first, last):
+            row[r] = 0
+
+
+@kernel
+def multiply_many(w, rows, cols, x, x_row, n, out, out_row, accumulate, first, last, packed):
+    """out[t, r] = W[r] · x[t] for n tokens, rows first..last - 1 (first a multiple of TILE_ROWS).
+
+    Writes whole tiles: out needs rows of a multiple of TILE_ROWS numbers, and TILE_TOKENS - 1 spare tokens.
+
+    Args:
+        x_row, out_row: Bytes from token to token.
+        packed: Address of K_BLOCK * TILE_ROWS floats of scratch.
+    """
+    if not accumulate:
+        clear(out, out_row, n, first, last)
+    for r in range(first, last, TILE_ROWS):
+        for k in range(0, cols, K_BLOCK):
+            width = min(K_BLOCK, cols - k)
+            pack(w + 4 * (r * cols + k), 4 * cols, min(TILE_ROWS, last - r), width, packed)
+            add_tiles(packed, width, x + 4 * k, x_row, n, out + 4 * r, out_row)
