@@ -140,7 +140,7 @@ def run_peer(
     try:
         result = subprocess.run(command, capture_output=True, env=environment)
     except OSError as error:
-        raise LlamatuiError(f"{command[0]} cannot be started: {error.strerror}", "build it first") from error
+        raise LlamatuiError(f"{command[0]} cannot be started: {error.strerror}") from error
     if result.returncode:
         said = result.stderr.decode(errors="replace").strip().splitlines() or ["nothing on stderr"]
         raise LlamatuiError(

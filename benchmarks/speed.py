@@ -94,7 +94,7 @@ class Result:
                 for ours, our_speeds in self.speeds
                 if isinstance(ours, Ours) and not isinstance(contestant, Ours)
             ]
-            columns = f"  {contestant.name:22}{statistics.median(speeds):9.1f} tok/s  {spread:22}"
+            columns = f"  {contestant.name:26}{statistics.median(speeds):9.1f} tok/s  {spread:22}"
             lines.append((columns + ", ".join(ratios)).rstrip())
         return "\n".join(lines)
 
@@ -208,6 +208,9 @@ def arguments() -> argparse.Namespace:
         parser.error(f"expected at least 1 round, found {args.rounds}")
     if args.gguf and len(args.gguf) != len(args.real or ()):
         parser.error(f"expected a --gguf for each --real, found {len(args.gguf)} for {len(args.real or ())}")
+    for program in [*(args.run or ()), *(args.runq or ()), *filter(None, [args.llama_bench])]:
+        if not program.is_file():  # told now, not after gigabytes were written
+            parser.error(f"{program}: expected a program, found none: build it first")
     args.threads = args.threads or sorted({1, physical_cores()})
     for name, default in (("decode", [64]), ("prefill", [128, 512]), ("depth", [2000])):
         given = getattr(args, name)

@@ -11,7 +11,7 @@ from llamatui.app import catalogue, store
 from llamatui.app.gguf_cache import converted, is_gguf
 from llamatui.backends.base import Backend
 from llamatui.backends.checkpoint import Checkpoint
-from llamatui.backends.registry import DEFAULT, create_backend
+from llamatui.backends.registry import create_backend, start_backend
 from llamatui.errors import ContextOverflowError, ModelError, TokenizerMissingError, UsageError
 from llamatui.tokenizers.base import Tokenizer
 from llamatui.tokenizers.chat_formats import CHAT_FORMATS, ChatFormat, chat_format_for, chat_format_named
@@ -156,7 +156,8 @@ def load_model(
         path: A `.bin` file, the name of a pulled model, or a GGUF file, which is converted once.
         tokenizer: Its file; None looks next to the model, in the current folder, then among the user's own by
             vocabulary size.
-        backend: Its name; None means the default one.
+        backend: Its name, which waits for it to be compiled if it must; None means the default one, or numpy until
+            that is ready.
         threads: None means one per physical core.
         progress: Told what is being done, in a few words.
 
@@ -182,9 +183,12 @@ def load_model(
         )
     loaded = load_tokenizer(found, config.vocab_size)
     progress("preparing the backend")
-    return LoadedModel(
-        checkpoint, loaded, found, create_backend(backend or DEFAULT, checkpoint, threads), chat_format
+    engine = (
+        create_backend(backend, checkpoint, threads, progress)
+        if backend
+        else start_backend(checkpoint, threads)
     )
+    return LoadedModel(checkpoint, loaded, found, engine, chat_format)
 
 
 def open_checkpoint(

@@ -1,13 +1,14 @@
 """What a backend is (token ids in, logits out), and the KV cache that a session lends it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from llamatui.backends.checkpoint import Checkpoint, ModelConfig
+from llamatui.backends.q8_0 import Q8Tensor
 from llamatui.errors import BackendError, ContextOverflowError
 
 FloatArray = npt.NDArray[np.float32]
@@ -88,6 +89,24 @@ class Backend(ABC):
         self.checkpoint = checkpoint
         self.config = checkpoint.config
         self.threads = threads
+        self.replacement: Backend | None = None
+        """A faster backend of this model, ready to take over: sessions swap to it between tokens."""
+        self.note = ""
+        """What a person may want to know about it: that another is on its way, or why it is not."""
+
+    @property
+    def tensors(self) -> Mapping[str, FloatArray | Q8Tensor]:
+        """Weights as this backend reads them, by the checkpoint's names."""
+        return self.checkpoint.tensors
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of weights that decoding one token reads: all but the embedding of other tokens."""
+        return sum(
+            sum(part.nbytes for part in ((t.q, t.scale) if isinstance(t, Q8Tensor) else (t,)))
+            for name, t in self.tensors.items()
+            if name != "tok_embeddings"
+        )
 
     @abstractmethod
     def _forward(self, tokens: npt.NDArray[np.int64], cache: KVCache, all_positions: bool) -> FloatArray:

@@ -1,136 +1,137 @@
-"""What the compiled backends share: buffers, addresses, and running a forward pass as a team."""
+"""What the compiled backends share: buffers, addresses, and running a forward pass with a team of threads."""
 
 import threading
-from typing import ClassVar
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from llamatui.backends.base import Backend, FloatArray, KVCache
 from llamatui.backends.checkpoint import Checkpoint
-from llamatui.backends.kernels.cache import load_kernels
-from llamatui.backends.kernels.params import MATRICES, PARAMS, SPARE_TOKENS, padded
+from llamatui.backends.kernels.cache import Kernels
+from llamatui.backends.kernels.params import MATRICES, PARAMS, SPARE_TOKENS, padded, scratch_bytes
 from llamatui.backends.q8_0 import Q8Tensor
 from llamatui.backends.rope import rope_table
-from llamatui.backends.team import openmp, yield_core
+from llamatui.backends.team import make_team, yield_core
+
+SIZES = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "vocab_size", "norm_eps")
 
 
 class CompiledBackend(Backend):
-    kind: ClassVar[str]
+    """A forward pass in object code.
 
-    def __init__(self, checkpoint: Checkpoint, threads: int) -> None:
+    Memory beside the weights and the KV cache: activations of a chunk, 4 · prefill_chunk · (4 dim + 2 kv_dim +
+    2 hidden_dim) bytes, and for each thread what prefill packs of a matrix and of one head's keys and values,
+    about 4 · 32 · max(dim, hidden_dim) + 8 · positions · (head_dim + 32) bytes.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        threads: int,
+        kernels: Kernels,
+        tensors: Mapping[str, FloatArray | Q8Tensor],
+    ) -> None:
+        """`tensors`: as the checkpoint's, with matrices of the kind that the kernels take."""
         super().__init__(checkpoint, threads)
-        c = self.config
-        self._kernels = load_kernels(self.kind)
-        self._lock = threading.Lock()
-        self._positions = 0
+        self._team = make_team(kernels, threads)
+        self._kernels = kernels
+        self.threads = self._team.threads
+        self._lock = threading.Lock()  # one set of buffers
         self._params = np.zeros(1, PARAMS)
-        self._kept: dict[str, npt.NDArray] = {}
-        for name in ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "vocab_size", "norm_eps"):
-            self._params[name] = getattr(c, name)
-        self._tensors = self._weights()
-        group_size = next((t.group_size for t in self._tensors.values() if isinstance(t, Q8Tensor)), 1)
-        self._params["group_size"] = group_size
-        self._set_weights()
-        rows = {"dim_row": c.dim, "kv_row": c.n_kv_heads * c.head_dim, "hidden_row": c.hidden_dim, "vocab_row": c.vocab_size}
-        rows = {name: padded(n) for name, n in rows.items()}
-        for name, n in rows.items():
-            self._params[name] = n
-        n = self.prefill_chunk + SPARE_TOKENS
-        for name in ("x", "h", "q", "mixed"):
-            self._keep(name, np.zeros((n, rows["dim_row"]), np.float32))
-        for name in ("k", "v"):
-            self._keep(name, np.zeros((n, rows["kv_row"]), np.float32))
-        for name in ("gate", "up"):
-            self._keep(name, np.zeros((n, rows["hidden_row"]), np.float32))
-        row = max(rows["dim_row"], rows["hidden_row"])
-        if group_size > 1:
-            row = -(-row // group_size) * group_size
-            self._params["quantized_row"] = row
-            self._keep("quantized", np.zeros((n, row), np.int8))
-            self._keep("scales", np.zeros((n, row // group_size), np.float32))
-            self._keep("group_excess", np.zeros((n, row // group_size), np.int32))
-            self._keep("excess", np.zeros((n, row // 4), np.int32))
-        self._keep("arrivals", np.zeros(64, np.int64))
+        self._arrays: dict[str, npt.NDArray[np.generic]] = {}
+        self._positions = 0
+        for name in SIZES:
+            self._params[name] = getattr(self.config, name)
         self._params["yield_core"] = yield_core()
-        omp = openmp()
-        self._openmp = omp
-        if omp:
-            self._params["omp_get_thread_num"], self._params["omp_get_num_threads"] = omp.thread_num, omp.num_threads
+        self._set_array("arrivals", np.zeros(8, np.int64))
+        self._tensors = tensors
+        self._set_weights()
+        self._set_activations()
 
-    def _keep(self, name: str, array: npt.NDArray) -> None:
-        """Puts an array's address into the params; holding the array keeps that valid."""
-        self._kept[name] = array
+    @property
+    def tensors(self) -> Mapping[str, FloatArray | Q8Tensor]:
+        return self._tensors
+
+    def _set_array(self, name: str, array: npt.NDArray[np.generic]) -> None:
+        """Puts the array's address into the params. To hold the array is to keep that valid."""
+        self._arrays[name] = array
         self._params[name] = array.ctypes.data
-
-    def _weights(self):
-        raise NotImplementedError
 
     def _set_weights(self) -> None:
         table = np.zeros((self.config.n_layers, len(MATRICES), 2), np.int64)
-        for m, name in enumerate(MATRICES):
-            for layer in range(self.config.n_layers):
-                t = self._tensors[name][layer]
-                table[layer, m] = (t.q.ctypes.data, t.scale.ctypes.data) if isinstance(t, Q8Tensor) else (t.ctypes.data, 0)
-        self._keep("weights", table)
+        for layer in range(self.config.n_layers):
+            for i, name in enumerate(MATRICES):
+                table[layer, i] = addresses(self._tensors[name][layer])
+        self._set_array("weights", table)
         for name in ("tok_embeddings", "wcls"):
-            t = self._tensors[name]
-            if isinstance(t, Q8Tensor):
-                self._params[name], self._params[name + "_scale"] = t.q.ctypes.data, t.scale.ctypes.data
-            else:
-                self._params[name] = t.ctypes.data
+            self._params[name], self._params[f"{name}_scale"] = addresses(self._tensors[name])
         for name in ("attention_norm", "ffn_norm", "norm"):
-            self._params[name] = self.checkpoint.fp32(name).ctypes.data
+            self._params[name], _ = addresses(self._tensors[name])
 
-    def _grow(self, capacity: int) -> None:
+    def _set_activations(self) -> None:
         c = self.config
-        self._positions = capacity
-        cos, sin = rope_table(c, capacity)
-        self._keep("cos", np.ascontiguousarray(cos)), self._keep("sin", np.ascontiguousarray(sin))
-        tile_rows = 32
-        attention = 2 * (capacity + tile_rows) * (c.head_dim + tile_rows) + SPARE_TOKENS * (capacity + 4 * tile_rows) + 4096
         n = self.prefill_chunk + SPARE_TOKENS
-        matmul = tile_rows * (max(c.dim, c.hidden_dim) + 512) * 2 + n * 512
-        size = -(-4 * max(attention, matmul) // 4096) * 4096
-        self._params["scratch_size"] = size
-        self._keep("scratch", np.empty(size * self.threads, np.uint8))
+        rows = {"dim_row": c.dim, "kv_row": c.kv_dim, "hidden_row": c.hidden_dim}
+        for row, size in rows.items():
+            self._params[row] = padded(size)
+        self._params["vocab_row"] = padded(c.vocab_size)
+        buffers = {"dim_row": ("x", "h", "q", "mixed"), "kv_row": ("k", "v"), "hidden_row": ("gate", "up")}
+        for row, names in buffers.items():
+            for name in names:
+                self._set_array(name, np.zeros((n, padded(rows[row])), np.float32))
+        wq = self._tensors["wq"]
+        if isinstance(wq, Q8Tensor):
+            group_size = wq.group_size
+            groups = -(-padded(max(c.dim, c.hidden_dim)) // group_size)
+            size = groups * group_size
+            self._params["group_size"], self._params["quantized_row"] = group_size, size
+            self._set_array("quantized", np.zeros((n, size), np.int8))
+            self._set_array("scales", np.zeros((n, groups), np.float32))
+            self._set_array("group_excess", np.zeros((n, groups), np.int32))
+            self._set_array("excess", np.zeros((n, size // 4), np.int32))
 
-    def _forward(self, tokens, cache: KVCache, all_positions: bool) -> FloatArray:
+    def _set_positions(self, capacity: int) -> None:
+        """Makes room for a cache of `capacity` positions."""
+        cos, sin = rope_table(self.config, capacity)  # (capacity, head_dim / 2)
+        self._set_array("cos", cos)
+        self._set_array("sin", sin)
+        size = scratch_bytes(self.config, capacity, self.prefill_chunk)
+        self._params["scratch_size"] = size
+        self._set_array("scratch", np.empty(size * self.threads, np.uint8))
+        self._positions = capacity
+
+    def _forward(self, tokens: npt.NDArray[np.int64], cache: KVCache, all_positions: bool) -> FloatArray:
+        n = tokens.size
+        if n > self.prefill_chunk:
+            return self._chunks(tokens, cache, all_positions)
+        p = self._params
         with self._lock:
             if self._positions < cache.capacity:
-                self._grow(cache.capacity)
-            p = self._params
-            n = tokens.size
-            count = n if all_positions else 1
-            rows = int(p["vocab_row"][0])
-            logits = np.empty((count + (SPARE_TOKENS if count > 1 else 0), rows), np.float32)
-            p["n_tokens"], p["start"], p["capacity"], p["all_positions"] = n, cache.length, cache.capacity, all_positions
-            p["tokens"], p["keys"], p["values"], p["logits"] = tokens.ctypes.data, cache.keys.ctypes.data, cache.values.ctypes.data, logits.ctypes.data
-            self._kept["arrivals"][0] = 0
-            self._openmp.run(self._kernels.run_openmp, p.ctypes.data, self.threads)
-            cache.length += n
-            return logits[:count, : self.config.vocab_size] if all_positions else logits[0, : self.config.vocab_size]
+                self._set_positions(cache.capacity)
+            count, spare = (n, SPARE_TOKENS) if all_positions else (1, 0)
+            logits = np.empty((count + spare, int(p["vocab_row"][0])), np.float32)
+            p["n_tokens"], p["start"], p["capacity"] = n, cache.length, cache.capacity
+            p["all_positions"] = all_positions
+            p["tokens"], p["logits"] = tokens.ctypes.data, logits.ctypes.data
+            p["keys"], p["values"] = cache.keys.ctypes.data, cache.values.ctypes.data
+            self._arrays["arrivals"][0] = 0
+            self._team.run(p)
+            self.threads = self._team.threads
+        cache.length += n
+        logits = logits[:count, : self.config.vocab_size]
+        return logits if all_positions else logits[0]
+
+    def _chunks(self, tokens: npt.NDArray[np.int64], cache: KVCache, all_positions: bool) -> FloatArray:
+        size = self.prefill_chunk
+        parts = [
+            self._forward(tokens[i : i + size], cache, all_positions) for i in range(0, tokens.size, size)
+        ]
+        return np.concatenate(parts) if all_positions else parts[-1]
 
 
-class NumbaBackend(CompiledBackend):
-    name = "numba"
-    kind = "fp32"
-    description = "fp32"
-
-    def _weights(self):
-        return {k: (t.dequantize() if isinstance(t, Q8Tensor) else t) for k, t in self.checkpoint.tensors.items()}
-
-
-class Q8Backend(CompiledBackend):
-    name = "q8_0"
-    kind = "q8_0"
-    description = "int8"
-
-    def _weights(self):
-        from llamatui.backends.q8_0 import fit_group_size, quantize
-        out = {}
-        gs = fit_group_size(64, self.config.dim, self.config.hidden_dim)
-        for k, t in self.checkpoint.tensors.items():
-            if isinstance(t, Q8Tensor) or k.endswith("norm"): out[k] = t
-            else: out[k] = quantize(t, gs)
-        return out
+def addresses(tensor: FloatArray | Q8Tensor) -> tuple[int, int]:
+    """Of a tensor's numbers, and of their scales or 0."""
+    if isinstance(tensor, Q8Tensor):
+        return tensor.q.ctypes.data, tensor.scale.ctypes.data
+    return tensor.ctypes.data, 0

@@ -15,6 +15,7 @@ from llamatui.backends.rope import rope_table
 
 Complex64Array = npt.NDArray[np.complex64]
 
+DEQUANTIZED_BYTES = 16 << 20  # of weights that are not kept, at a time
 ATTENTION_BYTES = 64 << 20  # bound on the scores of one block of queries
 
 
@@ -30,23 +31,37 @@ class NumpyBackend(Backend):
     name = "numpy"
     description = "fp32, pure NumPy: the readable reference"
 
-    def __init__(self, checkpoint: Checkpoint, threads: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, threads: int, kept_bytes: int | None = None) -> None:
+        """`kept_bytes`: most bytes of dequantized weights to keep, None for all; the rest is dequantized each time."""
         super().__init__(checkpoint, threads)
+        self._room = kept_bytes
         self._weights: dict[tuple[str, int], FloatArray] = {}
         self._turns = np.empty(
             (0, self.config.head_dim // 2), np.complex64
         )  # (positions so far, head_dim / 2)
         self._norms = {name: checkpoint.fp32(name) for name in ("attention_norm", "ffn_norm", "norm")}
 
-    def _w(self, name: str, layer: int = -1) -> FloatArray:
-        """(out, in) weights of one layer, dequantized on first use."""
+    def _matmul(self, name: str, layer: int, x: FloatArray) -> FloatArray:
+        """W x, (out, n), for the weights (out, in) of one layer, or of none (-1), and x (in, n)."""
         w = self._weights.get((name, layer))
-        if w is None:
-            tensor = self.checkpoint.tensors[name]
-            part = tensor if layer < 0 else tensor[layer]
-            w = part.dequantize() if isinstance(part, Q8Tensor) else part
-            self._weights[name, layer] = w
-        return w
+        if w is not None:
+            return w @ x
+        tensor = self.checkpoint.tensors[name]
+        part = tensor if layer < 0 else tensor[layer]
+        if not isinstance(part, Q8Tensor):
+            self._weights[name, layer] = part
+            return part @ x
+        rows, cols = part.shape
+        if self._room is None or 4 * rows * cols <= self._room:
+            w = self._weights[name, layer] = part.dequantize()  # (out, in)
+            if self._room is not None:
+                self._room -= w.nbytes
+            return w @ x
+        out = np.empty((rows, x.shape[1]), np.float32)
+        block = max(1, DEQUANTIZED_BYTES // (4 * cols))
+        for first in range(0, rows, block):
+            np.matmul(part[first : first + block].dequantize(), x, out=out[first : first + block])
+        return out
 
     def _embed(self, ids: npt.NDArray[np.int64]) -> FloatArray:
         """(dim, n) columns of the embedding."""
@@ -70,22 +85,24 @@ class NumpyBackend(Backend):
         x = self._embed(tokens)  # (dim, n)
         for layer in range(c.n_layers):
             h = rms_norm(x, self._norms["attention_norm"][layer], c.norm_eps)  # (dim, n)
-            q = heads(self._w("wq", layer) @ h, c.head_dim)  # (n, n_heads, head_dim)
-            k = heads(self._w("wk", layer) @ h, c.head_dim)  # (n, n_kv_heads, head_dim)
-            v = heads(self._w("wv", layer) @ h, c.head_dim)  # (n, n_kv_heads, head_dim)
+            q = heads(self._matmul("wq", layer, h), c.head_dim)  # (n, n_heads, head_dim)
+            k = heads(self._matmul("wk", layer, h), c.head_dim)  # (n, n_kv_heads, head_dim)
+            v = heads(self._matmul("wv", layer, h), c.head_dim)  # (n, n_kv_heads, head_dim)
             keys, values = cache.keys[layer], cache.values[layer]  # (n_kv_heads, capacity, head_dim)
             keys[:, start:end] = rotate(k, turns).transpose(1, 0, 2)
             values[:, start:end] = v.transpose(1, 0, 2)
             mixed = attention(rotate(q, turns), keys[:, :end], values[:, :end])  # (n, n_heads, head_dim)
-            x += self._w("wo", layer) @ mixed.reshape(n, c.dim).T  # (dim, n)
+            x += self._matmul("wo", layer, mixed.reshape(n, c.dim).T)  # (dim, n)
             h = rms_norm(x, self._norms["ffn_norm"][layer], c.norm_eps)  # (dim, n)
-            gate = silu(self._w("w1", layer) @ h)  # (hidden_dim, n)
-            gate *= self._w("w3", layer) @ h  # (hidden_dim, n)
-            x += self._w("w2", layer) @ gate  # (dim, n)
+            gate = silu(self._matmul("w1", layer, h))  # (hidden_dim, n)
+            gate *= self._matmul("w3", layer, h)  # (hidden_dim, n)
+            x += self._matmul("w2", layer, gate)  # (dim, n)
         cache.length = end
         if not all_positions:
             x = x[:, -1:]  # (dim, 1)
-        logits = self._w("wcls") @ rms_norm(x, self._norms["norm"], c.norm_eps)  # (vocab_size, n or 1)
+        logits = self._matmul(
+            "wcls", -1, rms_norm(x, self._norms["norm"], c.norm_eps)
+        )  # (vocab_size, n or 1)
         return logits.T if all_positions else logits[:, 0]
 
 

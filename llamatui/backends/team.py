@@ -1,16 +1,22 @@
-"""Teams of threads that run a kernel: OpenMP's, or Python's own where there is no OpenMP.
+"""Teams of threads that run a kernel: OpenMP's, or Python's where there is no OpenMP.
 
-A kernel is a C function that is given a worker's number and how many there are. OpenMP is entered through
-GOMP_parallel, which GCC's libgomp and LLVM's libomp both have: its threads wait actively for a moment, so that the
-next token finds them awake. It says itself how many threads it made, so that a limit (OMP_THREAD_LIMIT, a
-container's) makes a team smaller and never leaves a barrier waiting.
+A kernel is a C function that is told which worker it is, of how many. OpenMP is entered through GOMP_parallel, which
+GCC's libgomp and LLVM's libomp both have. Its threads wait actively for a moment after each call, so that the next token
+finds them awake. It says itself how many threads there are: a limit (OMP_THREAD_LIMIT) makes a team smaller, and leaves
+nobody waiting at a barrier.
 """
 
 import ctypes
 import os
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from llamatui.backends.kernels.cache import Kernels
 
 LIBRARIES = {
     "linux": ("libgomp.so.1", "libomp.so.5", "libomp.so", "libiomp5.so"),
@@ -21,45 +27,85 @@ LIBRARIES = {
     ),
 }
 INSTALL = {
-    "linux": "install libgomp: apt install libgomp1, dnf install libgomp, or apk add libgomp",
-    "darwin": "install libomp: brew install libomp",
+    "linux": "install libgomp (apt install libgomp1, dnf install libgomp, apk add libgomp)",
+    "darwin": "install libomp (brew install libomp)",
 }
 
 
-class OpenMP:
-    """GCC's entry points to an OpenMP library."""
+class Team(Protocol):
+    threads: int
+    """Workers there are; known for certain after the first run."""
 
-    name = "OpenMP"
+    def run(self, params: npt.NDArray[np.void]) -> None:
+        """Runs the kernel on `params` with every worker, and returns when all are done."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+
+class OpenMPTeam:
+    def __init__(self, kernels: Kernels, threads: int, library: ctypes.CDLL) -> None:
+        self.threads = threads
+        self._entry = kernels.run_openmp
         self._parallel = library.GOMP_parallel
         self._parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
         self._parallel.restype = None
-        self.thread_num = address_of(library.omp_get_thread_num)
-        self.num_threads = address_of(library.omp_get_num_threads)
+        self._who = address(library.omp_get_thread_num), address(library.omp_get_num_threads)
 
-    def run(self, run_openmp: int, params: int, threads: int) -> None:
-        self._parallel(run_openmp, params, threads, 0)
+    def run(self, params: npt.NDArray[np.void]) -> None:
+        params["omp_get_thread_num"], params["omp_get_num_threads"] = self._who
+        self._parallel(self._entry, params.ctypes.data, self.threads, 0)
+        self.threads = int(params["team_size"][0])
+
+
+class PythonTeam:
+    """Safe everywhere; waking its threads costs some tens of microseconds a token."""
+
+    def __init__(self, kernels: Kernels, threads: int) -> None:
+        self.threads = threads
+        self._kernel = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(kernels.run)
+        # As many as are needed: they wait for each other, so none may wait for a turn.
+        self._others = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+
+    def run(self, params: npt.NDArray[np.void]) -> None:
+        at = params.ctypes.data
+        others = (
+            [self._others.submit(self._kernel, at, i, self.threads) for i in range(1, self.threads)]
+            if self._others
+            else []
+        )
+        self._kernel(at, 0, self.threads)
+        for other in others:
+            other.result()
 
 
 @cache
-def openmp() -> OpenMP | None:
+def openmp() -> ctypes.CDLL | None:
     """The machine's OpenMP library, None where there is none."""
-    # Spinning for a moment after each token is what makes the next one start at once; see `Team`.
     for name in LIBRARIES.get(sys.platform, ()):
         try:
-            return OpenMP(ctypes.CDLL(name))
-        except (OSError, AttributeError):
+            library = ctypes.CDLL(name)
+        except OSError:
             continue
+        if hasattr(library, "GOMP_parallel"):
+            return library
     return None
 
 
-def address_of(function: object) -> int:
+def make_team(kernels: Kernels, threads: int) -> Team:
+    """A team of `threads` workers, or as many as there are cores to run on if they are fewer."""
+    threads = min(threads, usable_cpus())
+    library = openmp() if threads > 1 else None
+    return OpenMPTeam(kernels, threads, library) if library else PythonTeam(kernels, threads)
+
+
+def usable_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def address(function: object) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
 
 
 def yield_core() -> int:
-    """Address of the C function that lets another thread have the core."""
+    """Address of the C function by which a thread lets another have its core."""
     if sys.platform == "win32":
-        return address_of(ctypes.windll.kernel32.SwitchToThread)
-    return address_of(ctypes.CDLL(None).sched_yield)
+        return address(ctypes.windll.kernel32.SwitchToThread)
+    return address(ctypes.CDLL(None).sched_yield)

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
 SEPARATOR = b"<|endoftext|>"
 READ_BYTES = 1 << 20
-BYTES_PER_POSITION = (
-    64  # of a story's text that are looked at: no vocabulary's tokens are that long on average
-)
+BYTES_PER_POSITION = 64
+"""What is looked at of a story's text: tokens of real text are far shorter on average."""
 
 
 @dataclass
@@ -76,7 +75,8 @@ def score_file(
         if not text or len(tokens) < 2:  # nothing is there, or nothing comes before it
             continue
         cache.truncate(0)
-        score.nats += nats(backend, tokens, cache)
+        loss = nats(backend, tokens, cache)  # Ctrl+C comes here: the sums stay those of whole stories
+        score.nats += loss
         score.tokens += len(tokens) - 1
         score.bytes += scored_bytes(tokenizer, tokens)
         score.stories += 1
@@ -84,9 +84,7 @@ def score_file(
         if score.stories == max_stories:
             break
     if not score.bytes:
-        raise UsageError(
-            f"{path}: expected text to score, found none", "stories are separated by <|endoftext|>"
-        )
+        raise UsageError(f"{path}: expected text to score, found none", "give a text file with stories in it")
 
 
 def nats(backend: Backend, tokens: Sequence[int], cache: KVCache) -> float:
@@ -121,8 +119,8 @@ def read_stories(path: Path, longest: int) -> Iterator[str]:
                 *whole, pending = (pending + block).split(SEPARATOR)
                 for story in whole:
                     yield _text(path, story, longest)
-                if len(pending) > longest:  # of what is too long, only a separator's beginning still matters
-                    pending = pending[:longest] + pending[longest:][1 - len(SEPARATOR) :]
+                # Of what is too long, only a separator's beginning still matters, and a byte to tell.
+                pending = pending[: longest + 1] + pending[longest + 1 :][1 - len(SEPARATOR) :]
             yield _text(path, pending, longest)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error

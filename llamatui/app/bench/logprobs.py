@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamatui.backends.base import Backend, FloatArray, KVCache
+from llamatui.errors import ModelError
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -18,7 +19,16 @@ def block_length(backend: Backend) -> int:
 
 
 def log_softmax(logits: FloatArray) -> Float64Array:
-    """(n, vocab_size) float32 logits to natural logarithms of probabilities, float64."""
+    """(n, vocab_size) float32 logits to natural logarithms of probabilities, float64.
+
+    Raises:
+        ModelError: A logit is not a number.
+    """
+    if not np.isfinite(logits).all():
+        raise ModelError(
+            "the model produced values that are not numbers",
+            "its weights are damaged: get the file again",
+        )
     x = logits.astype(np.float64)  # (n, vocab_size)
     x -= x.max(axis=1, keepdims=True)
     x -= np.log(np.exp(x).sum(axis=1, keepdims=True))  # (n, vocab_size)

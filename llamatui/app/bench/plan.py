@@ -36,10 +36,11 @@ def plan_cases(
         raise UsageError(
             f"-d {deepest} leaves no room in the context of {context}", f"-d {context - 1} or less"
         )
-    lengths: list[list[int]] = []
-    for flag, given, default in (("-p", prefill, PREFILL), ("-n", decode, DECODE)):
+    for flag, given in (("-p", prefill), ("-n", decode)):
         if given and max(given) > room:
             raise UsageError(f"{flag} {max(given)} does not fit {where}", f"{flag} {room} or less")
+    lengths: list[list[int]] = []
+    for flag, given, default in (("-p", prefill, PREFILL), ("-n", decode, DECODE)):
         fitting = given or list(dict.fromkeys(min(length, room) for length in default))
         if not given and max(default) > room:
             note(f"{flag} {','.join(map(str, fitting))}: {max(default)} does not fit {where}")

@@ -102,13 +102,17 @@ def markdown(rows: Sequence[Row]) -> str:
 def legend(bench: Bench) -> str:
     """What the columns do not say: models, rounds, and what the memory gives."""
     rounds = max(len(series.tps) for series in bench.series)
-    models = {
-        series.runner.model: series.runner.name for series in bench.series
-    }  # a peer has a file of its own
-    names = list(models) if len(models) == 1 else [f"{model} ({name})" for model, name in models.items()]
+    # A peer comes last, and has a file of its own.
+    (model, _), *others = {series.runner.model: series.runner.name for series in bench.series}.items()
+    models = [model, *(f"{name} runs {other}" for other, name in others)]
     speeds = [
-        f"memory is read at {speed / 1e9:.1f} GB/s by {threads} thread{'s' * (threads > 1)}"
+        f"memory is read at {speed / 1e9:.1f} GB/s by {counted(threads, 'thread')}"
         for threads in sorted(bench.bandwidths)
         if (speed := bench.bandwidth(threads))
     ]
-    return "; ".join([", ".join(names), f"median of {rounds} round{'s' * (rounds > 1)}", *speeds])
+    return "; ".join([", ".join(models), f"median of {counted(rounds, 'round')}", *speeds])
+
+
+def counted(n: int, what: str) -> str:
+    """1 round, 2 rounds."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"

@@ -16,8 +16,10 @@ from llamatui.app.config import Settings
 from llamatui.errors import UsageError
 
 if TYPE_CHECKING:
+    from llamatui.app.bench.compare import Comparison
     from llamatui.app.bench.speed import Bench
     from llamatui.app.model import LoadedModel
+    from llamatui.backends.base import Backend
 
 REPETITIONS = 5
 PROMPT = "Once upon a time"
@@ -84,13 +86,8 @@ def bench(
         numbers(text, flag, 0, MOST_TOKENS) for flag, text in (("-p", prefill), ("-n", decode), ("-d", depth))
     ]
     only_speed = {
-        "-p": prefill,
-        "-d": depth,
-        "-r": repetitions,
-        "--peer": peer,
-        "--gguf": gguf,
-        "--md": markdown,
-    }
+        "-p": prefill, "-d": depth, "-r": repetitions, "--peer": peer, "--gguf": gguf, "--md": markdown,
+    }  # fmt: skip
     if bits_per_byte is not None:
         mode = "--bits-per-byte"
         refuse(mode, {**only_speed, "-n": decode, "--compare": compare, "-i": prompt})
@@ -109,7 +106,7 @@ def bench(
         if len(names) != 2:
             raise UsageError(f"--compare expected two backends, as a,b, found {compare!r}")
         settings = settings_for(model, tokenizer, counts)
-        run_compare(settings, names, PROMPT if prompt is None else prompt, sum(lengths[1]), json)
+        run_compare(settings, names, PROMPT if prompt is None else prompt, next(iter(lengths[1]), None), json)
     else:
         refuse("a measurement of speed", {"-i": prompt, "--stories": stories})
         if json and markdown:
@@ -134,7 +131,7 @@ def numbers(text: str | None, flag: str, least: int, most: int) -> list[int]:
         return []
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and least <= int(part) <= most for part in parts):
-        raise UsageError(f"{flag} expected numbers in {least}..{most}, as 1,2, found {text!r}")
+        raise UsageError(f"{flag} expected numbers like 1,2 in {least}..{most}, found {text!r}")
     return list(dict.fromkeys(map(int, parts)))
 
 
@@ -263,59 +260,72 @@ def run_bits_per_byte(settings: Settings, path: Path, stories: int | None, json:
         raise typer.Exit(INTERRUPTED)
 
 
-def run_compare(settings: Settings, names: list[str], text: str, n: int, json: bool) -> None:
-    """Compares and prints. `n` 0 takes the default, or what fits."""
+def run_compare(settings: Settings, names: list[str], text: str, n: int | None, json: bool) -> None:
+    """Compares and prints. `n` None takes the default, or what fits."""
     from llamatui.app.bench.compare import compare
     from llamatui.backends.registry import backend_class, create_backend
 
+    if n == 0:
+        raise UsageError("-n 0 leaves nothing to compare")
     backend_class(names[1])  # a wrong name is told before the first one is prepared
     model = loading.load(replace(settings, backend=names[0]))
     prompt = model.encode_prompt(text)
     context = model.checkpoint.config.max_seq_len
     room = context - len(prompt)
-    if room < max(n, 1):
+    if room < (n or 1):
         what = f"{len(prompt)} tokens of prompt" + (f" and -n {n}" if n else "")
-        raise UsageError(
-            f"{what} do not fit the context of {context}",
-            f"-n {room} or less" if room > 0 else "a shorter -i",
-        )
+        hint = f"-n {room} or less" if room > 0 else "a shorter prompt (-i)"
+        raise UsageError(f"{what} do not fit the context of {context}", hint)
     with status() as progress:
         progress(f"preparing {names[1]}")
         other = create_backend(names[1], model.checkpoint, settings.threads or None)
         progress(f"comparing {names[0]} and {names[1]}")
         result = compare(model.backend, other, prompt, n or min(COMPARED_TOKENS, room))
+    content = comparison_json(model, text, [model.backend, other], result)
+    if json:
+        print_json(content)
+    else:
+        show_comparison(content)
+
+
+def comparison_json(
+    model: "LoadedModel", prompt: str, backends: list["Backend"], result: "Comparison"
+) -> dict[str, Any]:
+    texts = [result.a, result.b]
     at = result.divergence
-    pairs = [(model.backend, result.a), (other, result.b)]
-    content = {
+    divergence = None
+    if at is not None:
+        ids = [text.tokens[at] for text in texts]
+        divergence = {
+            "position": at,
+            "tokens": [{"id": token, "text": token_text(model, token)} for token in ids],
+        }
+    return {
         "model": model.name,
-        "prompt": text,
+        "prompt": prompt,
         "n_tokens": len(result.a.tokens),
         "backends": [
-            {"backend": backend.name, "threads": backend.threads, "tps": greedy.tps}
-            for backend, greedy in pairs
+            {"backend": backend.name, "threads": backend.threads, "tps": text.tps}
+            for backend, text in zip(backends, texts, strict=True)
         ],
-        "first_divergence": None
-        if at is None
-        else {
-            "position": at,
-            "tokens": [
-                {"id": greedy.tokens[at], "text": token_text(model, greedy.tokens[at])} for _, greedy in pairs
-            ],
-        },
+        "first_divergence": divergence,
         "kl_mean": sum(result.kl) / len(result.kl),
         "kl_max": max(result.kl),
     }
-    if json:
-        print_json(content)
-        return
-    width = max(map(len, names))
-    for backend, greedy in pairs:
-        print(f"{backend.name:{width}}  {backend.threads} threads  {greedy.tps:8.1f} tok/s")
-    if at is None:
-        print(f"first divergence: none in {len(result.a.tokens)} tokens")
-    else:
-        told = " / ".join(printable(repr(token_text(model, greedy.tokens[at]))) for _, greedy in pairs)
-        print(f"first divergence: token {at} of {len(result.a.tokens)}: {told}")
+
+
+def show_comparison(content: dict[str, Any]) -> None:
+    from llamatui.app.bench.report import counted
+
+    for side in content["backends"]:
+        speed = f"{side['tps']:.1f} tok/s with {counted(side['threads'], 'thread')}"
+        print(f"{side['backend'] + ':':18}{speed}")
+    told = f"none in {counted(content['n_tokens'], 'token')}"
+    if divergence := content["first_divergence"]:
+        sides = zip(divergence["tokens"], content["backends"], strict=True)
+        choices = [f"{printable(repr(token['text']))} by {side['backend']}" for token, side in sides]
+        told = f"token {divergence['position']} of {content['n_tokens']}: {', '.join(choices)}"
+    print(f"first divergence: {told}")
     print(f"KL divergence:    mean {content['kl_mean']:.3g}, max {content['kl_max']:.3g} nats")
 
 

@@ -124,7 +124,13 @@ def attend_many(
             packed_kv = kv
             for i in range(tiles):
                 rows = min(TILE_ROWS, seen - i * TILE_ROWS)
-                pack(keys + at + 4 * i * TILE_ROWS * head_dim, 4 * head_dim, rows, head_dim, packed_keys + i * key_tile)
+                pack(
+                    keys + at + 4 * i * TILE_ROWS * head_dim,
+                    4 * head_dim,
+                    rows,
+                    head_dim,
+                    packed_keys + i * key_tile,
+                )
             for c in range(value_tiles):
                 width = min(TILE_ROWS, head_dim - c * TILE_ROWS)
                 for t in range(seen):
@@ -153,7 +159,13 @@ def attend_many(
             for c in range(value_tiles):
                 clear(area, 4 * TILE_ROWS, TILE_TOKENS, 0, TILE_ROWS)
                 tile(
-                    packed_values + c * value_tile, 4 * TILE_ROWS, scores, scores_row, visible, area, 4 * TILE_ROWS
+                    packed_values + c * value_tile,
+                    4 * TILE_ROWS,
+                    scores,
+                    scores_row,
+                    visible,
+                    area,
+                    4 * TILE_ROWS,
                 )
                 width = min(TILE_ROWS, head_dim - c * TILE_ROWS)
                 for j in range(m):

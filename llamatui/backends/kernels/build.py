@@ -1,47 +1,73 @@
-"""A child process's work: compile a forward pass into an object file.
+"""A child process's work: compile a forward pass, try it, and put it into the cache.
 
-    python -m llamatui.backends.kernels.build fp32 OUT
+    python -m llamatui.backends.kernels.build fp32 CACHE/fp32-....o
 
-with LLAMATUI_SIMD naming the target. The file has two C functions, `run(void *params, int64 worker, int64 workers)`
-and `run_openmp(void *params)`, and needs no other symbol.
+with LLAMATUI_SIMD naming the target. The object file has two C functions, `run(void *params, int64 worker, int64
+workers)` and `run_openmp(void *params)`, and needs nothing of Numba's when it runs.
 """
 
+import os
+import subprocess
 import sys
+import time
+import traceback
+import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
-KINDS = ("fp32", "q8_0")
+from llamatui.backends.kernels.cache import store
+
+LOCK_SECONDS = 300
+"""A compilation that has been at work for so long was killed."""
 
 
-def main() -> None:
-    kind, out = sys.argv[1:]
-    Path(out).write_bytes(object_code(kind))
+class InlineLibrary(JITCodeLibrary):
+    """Code of a function that is only ever inlined into others: neither optimized nor made executable by itself.
+
+    Numba does both for each function that it compiles, which takes three times as long as all the rest.
+    """
+
+    def finalize(self) -> None:
+        if self.name == FINAL:
+            super().finalize()
+            return
+        for library in dict.fromkeys(self._linking_libraries):
+            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+        self._final_module._JITCodeLibrary__library = weakref.proxy(self)
+        self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:
+        return 0
+
+
+FINAL = "llamatui"
 
 
 def object_code(kind: str) -> bytes:
-    """An object file for this machine."""
+    """An object file for this machine of the "fp32" or "q8_0" forward pass."""
+    codegen = cpu_target.target_context.codegen()
+    codegen._library_class = InlineLibrary
+    codegen.set_env = lambda name, environment: None  # of functions that are never called from Python
+
     from llamatui.backends.kernels import forward
 
     with global_compiler_lock:
-        return _object_code(getattr(forward, f"forward_{kind}"), getattr(forward, f"entry_{kind}"))
-
-
-def _object_code(run: Any, run_openmp: Any) -> bytes:
-    codegen = cpu_target.target_context.codegen()
-    library = codegen.create_library("llamatui")
-    library.enable_object_caching()
-    module = ir.Module("llamatui")
-    _export(module, library, run, "run", 3)
-    _export(module, library, run_openmp, "run_openmp", 1)
-    library.add_ir_module(module)
-    library.finalize()
-    code: bytes = library._get_compiled_object()
-    return code
+        library = codegen.create_library(FINAL)
+        library.enable_object_caching()
+        module = ir.Module(FINAL)
+        _export(module, library, getattr(forward, f"forward_{kind}"), "run", 3)
+        _export(module, library, getattr(forward, f"entry_{kind}"), "run_openmp", 1)
+        library.add_ir_module(module)
+        library.finalize()
+        code: bytes = library._get_compiled_object()
+        return code
 
 
 def _export(module: Any, library: Any, kernel: Any, name: str, n_args: int) -> None:
@@ -60,5 +86,44 @@ def _export(module: Any, library: Any, kernel: Any, name: str, n_args: int) -> N
     builder.ret_void()
 
 
+def build(kind: str, path: Path) -> None:
+    """Compiles into `path`, unless another process just does: then waits for it."""
+    lock = path.with_suffix(".lock")
+    while not path.exists():
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            with suppress(OSError):
+                if time.time() - lock.stat().st_mtime > LOCK_SECONDS:
+                    lock.unlink()
+            time.sleep(0.1)
+            continue
+        candidate = path.with_suffix(f".{os.getpid()}.candidate")
+        try:
+            code = object_code(kind)
+            candidate.write_bytes(code)
+            # In a process of its own: code that is wrong for this machine may do anything.
+            check = [sys.executable, "-P", "-m", "llamatui.backends.kernels.check", kind, str(candidate)]
+            result = subprocess.run(check, capture_output=True, text=True)
+            if result.returncode:
+                raise RuntimeError(f"compiled, but failed its test ({result.returncode}): {result.stderr}")
+            store(path, code)
+        finally:
+            candidate.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+
+
+def main() -> int:
+    kind, path = sys.argv[1], Path(sys.argv[2])
+    failed = path.with_suffix(".failed")
+    try:
+        build(kind, path)
+    except Exception:
+        failed.write_text(traceback.format_exc(), "utf-8")
+        return 1
+    failed.unlink(missing_ok=True)
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,17 +1,143 @@
-import ctypes
-from dataclasses import dataclass
+"""Compiled kernels on disk: where they are kept, making them in a child process, and loading them.
 
-@dataclass
+An object file's name has a hash of all that its code depends on: the kernels' sources, Numba's and LLVM's versions, the
+CPU and the vector instructions chosen for it. So an upgrade, or a home that is shared with another kind of machine, finds
+nothing and compiles anew, and what is found fits. Loading takes only llvmlite, whose import is a fraction of Numba's.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from llvmlite import binding
+from platformdirs import user_cache_path
+
+from llamatui.backends.kernels.cpu import detect
+from llamatui.errors import BackendError
+
+DIGEST_SIZE = 32
+
+
 class Kernels:
-    run: int
-    run_openmp: int
-    engine: object
+    """Object code in memory, ready to run.
 
-def load_kernels(kind):
-    from llvmlite import binding as llvm
-    llvm.initialize_native_target(); llvm.initialize_native_asmprinter()
-    machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-    engine.add_object_file(llvm.ObjectFileRef.from_path(f"/tmp/dev/k/{kind}.o"))
-    engine.finalize_object()
-    return Kernels(engine.get_function_address("run"), engine.get_function_address("run_openmp"), engine)
+    Attributes:
+        run: Address of the C function `run(void *params, int64 worker, int64 workers)`.
+        run_openmp: Address of `run_openmp(void *params)`.
+    """
+
+    def __init__(self, code: bytes) -> None:
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+        machine = binding.Target.from_default_triple().create_target_machine(jit=True)
+        # The engine owns the memory that the code is in.
+        self._engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+        self._engine.add_object_file(binding.ObjectFileRef.from_data(code))
+        self._engine.finalize_object()
+        self.run: int = self._engine.get_function_address("run")
+        self.run_openmp: int = self._engine.get_function_address("run_openmp")
+
+
+@cache
+def folder() -> Path:
+    """Where object files are: `LLAMATUI_KERNELS`, the user's cache folder, or one for this process alone."""
+    named = os.environ.get("LLAMATUI_KERNELS")
+    path = Path(named) if named else user_cache_path("llamatui", appauthor=False) / "kernels"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="llamatui-kernels-"))
+
+
+def object_path(kind: str) -> Path:
+    """The object file of a kind of kernels, "fp32" or "q8_0", for this machine and this version."""
+    target = detect()
+    features = binding.get_host_cpu_features().flatten()
+    depends = [str(binding.llvm_version_info), binding.get_host_cpu_name(), features, target]
+    hashed = hashlib.sha256("\n".join(depends).encode())
+    numba = find_spec("numba")
+    assert numba is not None
+    assert numba.origin is not None
+    for source in [Path(numba.origin).with_name("_version.py"), *sorted(Path(__file__).parent.glob("*.py"))]:
+        hashed.update(source.read_bytes())
+    return folder() / f"{kind}-{target}-{hashed.hexdigest()[:16]}.o"
+
+
+def load_kernels(kind: str) -> Kernels | None:
+    """Kernels from the cache; None where they are not there, or damaged."""
+    path = object_path(kind)
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    digest, code = content[:DIGEST_SIZE], content[DIGEST_SIZE:]
+    if hashlib.sha256(code).digest() != digest:
+        with suppress(OSError):
+            path.unlink()
+        return None
+    return Kernels(code)
+
+
+def store(path: Path, code: bytes) -> None:
+    """Puts object code into the cache, whole or not at all."""
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_bytes(hashlib.sha256(code).digest() + code)
+    temporary.replace(path)
+
+
+def failure(kind: str) -> str:
+    """What an earlier compilation of these kernels failed with; "" if none did."""
+    try:
+        return object_path(kind).with_suffix(".failed").read_text("utf-8", "replace").strip()
+    except OSError:
+        return ""
+
+
+class Compilation:
+    """A child process that compiles kernels. It goes on when this process ends, for the next one to find them."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._path = object_path(kind)
+        # NUMBA_* is for the user's own programs: some of it, as NUMBA_DISABLE_JIT, would break this.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+        environment["LLAMATUI_SIMD"] = detect()
+        package = Path(__file__).parents[3]
+        inherited = os.environ.get("PYTHONPATH")
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(package), inherited] if inherited else [str(package)]
+        )
+        # -P: not modules of the current folder, which may be anyone's.
+        command = [sys.executable, "-P", "-m", "llamatui.backends.kernels.build", kind, str(self._path)]
+        null = subprocess.DEVNULL
+        self._child = subprocess.Popen(
+            command, env=environment, stdin=null, stdout=null, stderr=null, start_new_session=True
+        )
+
+    def wait(self) -> Kernels:
+        """The kernels, as soon as they are there.
+
+        Raises:
+            BackendError: They cannot be compiled.
+        """
+        self._child.wait()
+        kernels = load_kernels(self._kind)
+        if kernels is None:
+            reason = failure(self._kind).splitlines() or ["the compiler ended"]
+            raise BackendError(
+                f"the {self._kind} kernels could not be compiled: {reason[-1]}",
+                f"use --backend numpy; {self._path.with_suffix('.failed')} has the details",
+            )
+        return kernels
+
+    def __del__(self) -> None:
+        # A child that is still at work when its parent lets go of it is meant to be, so no ResourceWarning.
+        self._child.returncode = 0 if self._child.returncode is None else self._child.returncode

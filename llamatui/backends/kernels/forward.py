@@ -111,9 +111,51 @@ def _forward(embed: Any, prepare: Any, matmul: Any) -> Any:
                 passed = barrier(p, passed, workers)
             prepare(p, p.h, dim_row, p.dim, n, worker, workers)
             passed = barrier(p, passed, workers)
-            matmul(p, w[2 * WQ], w[2 * WQ + 1], p.dim, p.dim, p.h, dim_row, n, p.q, dim_row, False, worker, workers)
-            matmul(p, w[2 * WK], w[2 * WK + 1], kv_dim, p.dim, p.h, dim_row, n, p.k, kv_row, False, worker, workers)
-            matmul(p, w[2 * WV], w[2 * WV + 1], kv_dim, p.dim, p.h, dim_row, n, p.v, kv_row, False, worker, workers)
+            matmul(
+                p,
+                w[2 * WQ],
+                w[2 * WQ + 1],
+                p.dim,
+                p.dim,
+                p.h,
+                dim_row,
+                n,
+                p.q,
+                dim_row,
+                False,
+                worker,
+                workers,
+            )
+            matmul(
+                p,
+                w[2 * WK],
+                w[2 * WK + 1],
+                kv_dim,
+                p.dim,
+                p.h,
+                dim_row,
+                n,
+                p.k,
+                kv_row,
+                False,
+                worker,
+                workers,
+            )
+            matmul(
+                p,
+                w[2 * WV],
+                w[2 * WV + 1],
+                kv_dim,
+                p.dim,
+                p.h,
+                dim_row,
+                n,
+                p.v,
+                kv_row,
+                False,
+                worker,
+                workers,
+            )
             passed = barrier(p, passed, workers)
             # Each worker turns the queries of its heads, and the keys of its share of all (token, head) pairs.
             first, last = share(n * p.n_kv_heads, 1, worker, workers)
@@ -150,7 +192,21 @@ def _forward(embed: Any, prepare: Any, matmul: Any) -> Any:
             passed = barrier(p, passed, workers)
             prepare(p, p.mixed, dim_row, p.dim, n, worker, workers)
             passed = barrier(p, passed, workers)
-            matmul(p, w[2 * WO], w[2 * WO + 1], p.dim, p.dim, p.mixed, dim_row, n, p.x, dim_row, True, worker, workers)
+            matmul(
+                p,
+                w[2 * WO],
+                w[2 * WO + 1],
+                p.dim,
+                p.dim,
+                p.mixed,
+                dim_row,
+                n,
+                p.x,
+                dim_row,
+                True,
+                worker,
+                workers,
+            )
             passed = barrier(p, passed, workers)
             norm = floats(p.ffn_norm + 4 * layer * p.dim, p.dim)
             for t in range(t0, t1):
@@ -161,8 +217,36 @@ def _forward(embed: Any, prepare: Any, matmul: Any) -> Any:
             prepare(p, p.h, dim_row, p.dim, n, worker, workers)
             passed = barrier(p, passed, workers)
             hidden = p.hidden_dim
-            matmul(p, w[2 * W1], w[2 * W1 + 1], hidden, p.dim, p.h, dim_row, n, p.gate, hidden_row, False, worker, workers)
-            matmul(p, w[2 * W3], w[2 * W3 + 1], hidden, p.dim, p.h, dim_row, n, p.up, hidden_row, False, worker, workers)
+            matmul(
+                p,
+                w[2 * W1],
+                w[2 * W1 + 1],
+                hidden,
+                p.dim,
+                p.h,
+                dim_row,
+                n,
+                p.gate,
+                hidden_row,
+                False,
+                worker,
+                workers,
+            )
+            matmul(
+                p,
+                w[2 * W3],
+                w[2 * W3 + 1],
+                hidden,
+                p.dim,
+                p.h,
+                dim_row,
+                n,
+                p.up,
+                hidden_row,
+                False,
+                worker,
+                workers,
+            )
             # The same shares as the matmuls': a worker reads what it wrote.
             first, last = share(hidden, 1 if n == 1 else TILE_ROWS, worker, workers)
             for t in range(n):
@@ -171,7 +255,21 @@ def _forward(embed: Any, prepare: Any, matmul: Any) -> Any:
             passed = barrier(p, passed, workers)
             prepare(p, p.gate, hidden_row, hidden, n, worker, workers)
             passed = barrier(p, passed, workers)
-            matmul(p, w[2 * W2], w[2 * W2 + 1], p.dim, hidden, p.gate, hidden_row, n, p.x, dim_row, True, worker, workers)
+            matmul(
+                p,
+                w[2 * W2],
+                w[2 * W2 + 1],
+                p.dim,
+                hidden,
+                p.gate,
+                hidden_row,
+                n,
+                p.x,
+                dim_row,
+                True,
+                worker,
+                workers,
+            )
             passed = barrier(p, passed, workers)
         # Logits of the last token, or of all.
         count = n if p.all_positions else 1

@@ -56,9 +56,7 @@ def pack(w, row_stride, rows, cols, packed):
     whole_cols = cols // LANES * LANES
     for r in range(0, whole_rows, LANES):
         for k in range(0, whole_cols, LANES):
-            transpose(
-                w + r * row_stride + 4 * k, row_stride, packed + 4 * (k * TILE_ROWS + r), 4 * TILE_ROWS
-            )
+            transpose(w + r * row_stride + 4 * k, row_stride, packed + 4 * (k * TILE_ROWS + r), 4 * TILE_ROWS)
     out = floats(packed, cols * TILE_ROWS)
     for r in range(TILE_ROWS):
         row = floats(w + min(r, rows - 1) * row_stride, cols)

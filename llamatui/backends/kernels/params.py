@@ -5,6 +5,8 @@ Imported on both sides: by the process that runs kernels, and by the one that co
 
 import numpy as np
 
+from llamatui.backends.checkpoint import ModelConfig
+
 MATRICES = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
 """Order of a layer's matrices in the table at `weights`."""
 
@@ -17,7 +19,10 @@ SPARE_TOKENS = 12
 PARAMS = np.dtype(
     [
         # Sizes of the model.
-        *((name, np.int64) for name in ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "head_dim")),
+        *(
+            (name, np.int64)
+            for name in ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "head_dim")
+        ),
         *((name, np.int64) for name in ("vocab_size", "group_size")),
         ("norm_eps", np.float64),
         # This call: `tokens` at positions start..start + n_tokens - 1, into caches of `capacity` positions.
@@ -35,7 +40,10 @@ PARAMS = np.dtype(
         # One scratch area of `scratch_size` bytes for each worker.
         *((name, np.int64) for name in ("scratch", "scratch_size")),
         # The team: arrivals at the barrier, and C functions: how a worker lets others run, and who it is.
-        *((name, np.int64) for name in ("arrivals", "yield_core", "omp_get_thread_num", "omp_get_num_threads")),
+        *(
+            (name, np.int64)
+            for name in ("arrivals", "yield_core", "omp_get_thread_num", "omp_get_num_threads")
+        ),
         ("team_size", np.int64),
     ]
 )
@@ -44,3 +52,13 @@ PARAMS = np.dtype(
 def padded(n: int) -> int:
     """`n` rounded up to a multiple of PAD."""
     return -(-n // PAD) * PAD
+
+
+def scratch_bytes(config: ModelConfig, positions: int, n_tokens: int) -> int:
+    """Scratch that one worker needs for calls of up to `n_tokens` tokens, at up to `positions` positions."""
+    rows = positions + PAD
+    # Packed keys and values of a head, scores of a tile of tokens, and a tile of results: see attention.py.
+    attention = 2 * rows * (config.head_dim + PAD) + SPARE_TOKENS * (rows + PAD)
+    # A packed tile of a matrix with its scales, or two blocks of it and of the tokens: see q8_0.py, fp32.py.
+    matmul = PAD * max(config.dim, config.hidden_dim, 1024) + (n_tokens + SPARE_TOKENS) * 256
+    return 4 * padded(max(attention, matmul))

@@ -11,7 +11,14 @@ from llamatui.backends.kernels import simd
 from llamatui.backends.kernels.elementwise import largest_magnitude_bits
 from llamatui.backends.kernels.fp32 import add_tiles, clear, pack
 from llamatui.backends.kernels.memory import OPTIONS, floats, int8s, int32s, kernel
-from llamatui.backends.kernels.simd import LANES, SMALL_TILE_TOKENS, TILE_ROWS, TILE_TOKENS, VECTOR_BYTES, VNNI
+from llamatui.backends.kernels.simd import (
+    LANES,
+    SMALL_TILE_TOKENS,
+    TILE_ROWS,
+    TILE_TOKENS,
+    VECTOR_BYTES,
+    VNNI,
+)
 
 K_BLOCK = 256
 """Columns dequantized at a time, where tiles are of fp32."""
@@ -156,13 +163,21 @@ def add_group_tiles(
             x_t, out_t = x + t * x_row, out + t * out_row
             s_t, e_t = x_scales + t * scales_row, excess + t * scales_row
             if group_size == 64 and big:
-                simd.tile_q8_64(packed, packed_scales, x_t, x_row, s_t, e_t, scales_row, groups, out_t, out_row)
+                simd.tile_q8_64(
+                    packed, packed_scales, x_t, x_row, s_t, e_t, scales_row, groups, out_t, out_row
+                )
             elif group_size == 64:
-                simd.small_tile_q8_64(packed, packed_scales, x_t, x_row, s_t, e_t, scales_row, groups, out_t, out_row)
+                simd.small_tile_q8_64(
+                    packed, packed_scales, x_t, x_row, s_t, e_t, scales_row, groups, out_t, out_row
+                )
             elif big:
-                simd.tile_q8_32(packed, packed_scales, x_t, x_row, s_t, e_t, scales_row, groups, out_t, out_row)
+                simd.tile_q8_32(
+                    packed, packed_scales, x_t, x_row, s_t, e_t, scales_row, groups, out_t, out_row
+                )
             else:
-                simd.small_tile_q8_32(packed, packed_scales, x_t, x_row, s_t, e_t, scales_row, groups, out_t, out_row)
+                simd.small_tile_q8_32(
+                    packed, packed_scales, x_t, x_row, s_t, e_t, scales_row, groups, out_t, out_row
+                )
             t += TILE_TOKENS if big else SMALL_TILE_TOKENS
 
 
@@ -205,7 +220,9 @@ def multiply_many(
     for k in range(0, cols, K_BLOCK):
         width = min(K_BLOCK, cols - k)
         for t in range(n):
-            dequantize(x + t * x_row, x_scales + t * scales_row, group_size, k, width, tokens + 4 * t * K_BLOCK)
+            dequantize(
+                x + t * x_row, x_scales + t * scales_row, group_size, k, width, tokens + 4 * t * K_BLOCK
+            )
         for r in range(first, last, TILE_ROWS):
             m = min(TILE_ROWS, last - r)
             for i in range(m):

@@ -166,9 +166,7 @@ def _dot_positions() -> Any:
             low = [k if not k & half else LANES + (k ^ half) for k in range(LANES)]
             high = [k | half if not k & half else LANES + k for k in range(LANES)]
             pairs = zip(vectors[: len(vectors) // 2], vectors[len(vectors) // 2 :], strict=True)
-            vectors = [
-                b.fadd(_shuffle(b, v, u, low), _shuffle(b, v, u, high), flags=FLAGS) for v, u in pairs
-            ]
+            vectors = [b.fadd(_shuffle(b, v, u, low), _shuffle(b, v, u, high), flags=FLAGS) for v, u in pairs]
             half //= 2
         _store(b, vectors[0], out, 0, 4)
 
@@ -219,7 +217,9 @@ def _tile(n_tokens: int) -> Any:
     TILE_ROWS numbers r, `n_tokens` tokens t, n numbers k; w is packed: rows of k.
     """
 
-    def body(b: Builder, w: Any, w_stride: Any, x: Any, x_stride: Any, n: Any, out: Any, out_stride: Any) -> None:
+    def body(
+        b: Builder, w: Any, w_stride: Any, x: Any, x_stride: Any, n: Any, out: Any, out_stride: Any
+    ) -> None:
         tokens = [b.add(x, b.mul(x_stride, I64(t))) for t in range(n_tokens)]
         outs = [b.add(out, b.mul(out_stride, I64(t))) for t in range(n_tokens)]
         sums = [

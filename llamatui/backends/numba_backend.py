@@ -1,0 +1,20 @@
+"""fp32 with compiled kernels: the fastest way to run version 0 and 1 files as they are."""
+
+from llamatui.backends.checkpoint import Checkpoint
+from llamatui.backends.compiled import CompiledBackend
+from llamatui.backends.kernels.cache import Kernels
+from llamatui.backends.q8_0 import Q8Tensor
+
+
+class NumbaBackend(CompiledBackend):
+    """Uses fp32 weights in place, memory-mapped; version 2 is dequantized into memory, 4 bytes a weight."""
+
+    name = "numba"
+    description = "fp32, compiled by Numba for this CPU"
+
+    def __init__(self, checkpoint: Checkpoint, threads: int, kernels: Kernels) -> None:
+        tensors = {
+            name: tensor.dequantize() if isinstance(tensor, Q8Tensor) else tensor
+            for name, tensor in checkpoint.tensors.items()
+        }
+        super().__init__(checkpoint, threads, kernels, tensors)

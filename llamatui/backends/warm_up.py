@@ -1,0 +1,34 @@
+"""First use: NumPy at once, while a child process compiles the kernels that take over."""
+
+import threading
+
+from llamatui.backends.base import Backend
+from llamatui.backends.checkpoint import Checkpoint
+from llamatui.backends.kernels.cache import Compilation, failure
+from llamatui.backends.numpy_backend import NumpyBackend
+from llamatui.backends.registry import KERNELS, backend_class
+from llamatui.errors import BackendError
+
+KEPT_BYTES = 200 << 20
+"""Dequantized weights that the interim backend keeps: the compiled one needs none of them."""
+
+
+def numpy_until_compiled(name: str, checkpoint: Checkpoint, threads: int) -> Backend:
+    """A numpy backend whose `replacement` will be the compiled backend `name`, when its kernels are ready."""
+    kind = KERNELS[name]
+    interim = NumpyBackend(checkpoint, threads, KEPT_BYTES)
+    if reason := failure(kind):
+        interim.note = f"{name} could not be compiled: {reason.splitlines()[-1]}"
+        return interim
+    compilation = Compilation(kind)
+    interim.note = f"{name} is being compiled for this CPU, once"
+
+    def replace() -> None:
+        try:
+            kernels = compilation.wait()
+            interim.replacement = backend_class(name)(checkpoint, threads, kernels)  # type: ignore[call-arg]
+        except BackendError as error:
+            interim.note = error.message
+
+    threading.Thread(target=replace, name="kernels", daemon=True).start()
+    return interim
