@@ -59,27 +59,21 @@ class CompiledBackend(Backend):
         self._params[name] = array.ctypes.data
 
     def _set_weights(self) -> None:
-        table = np.zeros((self.config.n_layers, len(MATRICES), 2), np.int64)
-        for layer in range(self.config.n_layers):
-            for i, name in enumerate(MATRICES):
-                table[layer, i] = addresses(self._tensors[name][layer])
-        self._set_array("weights", table)
-        for name in ("tok_embeddings", "wcls"):
-            self._params[name], self._params[f"{name}_scale"] = addresses(self._tensors[name])
+        layers = range(self.config.n_layers)
+        table = [addresses(self._tensors[name][layer]) for layer in layers for name in MATRICES]
+        self._set_array("weights", np.array([*table, addresses(self._tensors["wcls"])], np.int64))
+        embedding = addresses(self._tensors["tok_embeddings"])
+        self._params["tok_embeddings"], self._params["tok_embeddings_scale"] = embedding
         for name in ("attention_norm", "ffn_norm", "norm"):
             self._params[name], _ = addresses(self._tensors[name])
 
     def _set_activations(self) -> None:
         c = self.config
         n = self.prefill_chunk + SPARE_TOKENS
-        rows = {"dim_row": c.dim, "kv_row": c.kv_dim, "hidden_row": c.hidden_dim}
-        for row, size in rows.items():
-            self._params[row] = padded(size)
-        self._params["vocab_row"] = padded(c.vocab_size)
-        buffers = {"dim_row": ("x", "h", "q", "mixed"), "kv_row": ("k", "v"), "hidden_row": ("gate", "up")}
-        for row, names in buffers.items():
-            for name in names:
-                self._set_array(name, np.zeros((n, padded(rows[row])), np.float32))
+        rows = {"x": c.dim, "h": c.dim, "q": c.dim, "mixed": c.dim, "k": c.kv_dim, "v": c.kv_dim}
+        rows |= {"gate": c.hidden_dim, "up": c.hidden_dim}
+        for name, row in rows.items():
+            self._set_array(name, np.zeros((n, padded(row)), np.float32))
         wq = self._tensors["wq"]
         if isinstance(wq, Q8Tensor):
             group_size = wq.group_size
@@ -110,7 +104,7 @@ class CompiledBackend(Backend):
             if self._positions < cache.capacity:
                 self._set_positions(cache.capacity)
             count, spare = (n, SPARE_TOKENS) if all_positions else (1, 0)
-            logits = np.empty((count + spare, int(p["vocab_row"][0])), np.float32)
+            logits = np.empty((count + spare, padded(self.config.vocab_size)), np.float32)
             p["n_tokens"], p["start"], p["capacity"] = n, cache.length, cache.capacity
             p["all_positions"] = all_positions
             p["tokens"], p["logits"] = tokens.ctypes.data, logits.ctypes.data

@@ -56,14 +56,12 @@ def rms_norm(out, x, weight, eps):
 
 
 @kernel
-def rotate(heads, head_dim, cos, sin):
-    """RoPE, arXiv:2104.09864, in place: heads (n * head_dim,) in pairs; cos and sin (head_dim / 2,)."""
-    for head in range(heads.size // head_dim):
-        first = head * head_dim
-        for i in range(head_dim // 2):
-            a, b = heads[first + 2 * i], heads[first + 2 * i + 1]
-            heads[first + 2 * i] = a * cos[i] - b * sin[i]
-            heads[first + 2 * i + 1] = a * sin[i] + b * cos[i]
+def rotate(head, cos, sin):
+    """RoPE, arXiv:2104.09864, in place: the pairs of head (head_dim,) by angles (head_dim / 2,)."""
+    for i in range(cos.size):
+        a, b = head[2 * i], head[2 * i + 1]
+        head[2 * i] = a * cos[i] - b * sin[i]
+        head[2 * i + 1] = a * sin[i] + b * cos[i]
 
 
 @kernel

@@ -1,7 +1,8 @@
-"""All layers, as one worker of a team runs them: every worker does its share of each step, then meets the others.
+"""All layers, as one worker of a team runs them: it does its share of each step, then meets the others.
 
-One forward pass serves prefill and decode: a step on one token shares out rows or heads, a step on many shares
-out tiles, heads or tokens. No result depends on the number of workers.
+One forward pass serves prefill and decode. A step on one token shares out rows or heads; on many, tiles, heads or
+tokens. No result depends on the number of workers. `me` is (worker, workers); addresses are int64; activations are
+(tokens, padded row) in float32.
 """
 
 from typing import Any
@@ -12,10 +13,24 @@ from llamatui.backends.kernels import fp32, q8_0
 from llamatui.backends.kernels.attention import attend_many, attend_one
 from llamatui.backends.kernels.elementwise import rms_norm, rotate, silu_times
 from llamatui.backends.kernels.memory import barrier, call, floats, int8s, int64s, kernel, params_at, share
-from llamatui.backends.kernels.params import MATRICES
+from llamatui.backends.kernels.params import MATRICES, PAD
 from llamatui.backends.kernels.simd import TILE_ROWS
 
 WQ, WK, WV, WO, W1, W2, W3 = range(len(MATRICES))
+N_MATRICES = len(MATRICES)
+
+
+@kernel
+def row_bytes(size):
+    """From token to token of activations of `size` numbers."""
+    return 4 * ((size + PAD - 1) // PAD * PAD)
+
+
+@kernel
+def matrix_address(p, matrix):
+    """Of a matrix, and of its scales: number 7 * layer + WQ and so on, wcls behind the last layer's."""
+    table = int64s(p.weights, 2 * (N_MATRICES * p.n_layers + 1))
+    return table[2 * matrix], table[2 * matrix + 1]
 
 
 @kernel
@@ -36,255 +51,186 @@ def embed_q8_0(p, token, out):
 
 
 @kernel
-def prepare_fp32(p, x, x_row, cols, n, worker, workers):
+def prepare_fp32(p, x, cols, n, passed, me):
     """Nothing: matmuls take x as it is."""
+    return passed
 
 
 @kernel
-def prepare_q8_0(p, x, x_row, cols, n, worker, workers):
-    """Quantizes n tokens of x (cols,), for the matmuls that follow a barrier."""
+def prepare_q8_0(p, x, cols, n, passed, me):
+    """Quantizes n tokens of x (cols,) for the matmuls that follow, and waits until all are done."""
     groups = cols // p.group_size
     # Few tokens share out groups, many share out tokens.
-    t0, t1 = share(n, 1, worker, workers) if n >= workers else (0, n)
-    g0, g1 = (0, groups) if n >= workers else share(groups, 1, worker, workers)
+    together = n < me[1]
+    t0, t1 = (0, n) if together else share(n, 1, me)
+    g0, g1 = share(groups, 1, me) if together else (0, groups)
     for t in range(t0, t1):
-        at = t * p.quantized_row
+        first = t * p.quantized_row
+        groups_at = 4 * (first // p.group_size)
         q8_0.quantize(
-            x + t * x_row, p.group_size, p.quantized + at, p.scales + 4 * at // p.group_size,
-            p.group_excess + 4 * at // p.group_size, p.excess + at, g0, g1,
-        )  # fmt: skip
-
-
-@kernel
-def matmul_fp32(p, w, w_scales, rows, cols, x, x_row, n, out, out_row, accumulate, worker, workers):
-    """out[t] = W x[t] for n tokens, or += with `accumulate`."""
-    if n == 1:
-        first, last = share(rows, 1, worker, workers)
-        fp32.multiply_one(w, cols, x, out, accumulate, first, last)
-    else:
-        first, last = share(rows, TILE_ROWS, worker, workers)
-        scratch = p.scratch + worker * p.scratch_size
-        fp32.multiply_many(w, rows, cols, x, x_row, n, out, out_row, accumulate, first, last, scratch)
-
-
-@kernel
-def matmul_q8_0(p, w, w_scales, rows, cols, x, x_row, n, out, out_row, accumulate, worker, workers):
-    """As `matmul_fp32`, of the tokens that were quantized last."""
-    if n == 1:
-        first, last = share(rows, 1, worker, workers)
-        q8_0.multiply_one(
-            w, w_scales, cols, p.group_size, p.quantized, p.scales, p.excess, out, accumulate, first, last
+            x + t * row_bytes(cols),
+            p.group_size,
+            p.quantized + first,
+            p.scales + groups_at,
+            p.group_excess + groups_at,
+            p.excess + first,
+            g0,
+            g1,
         )
-    else:
-        first, last = share(rows, TILE_ROWS, worker, workers)
-        q8_0.multiply_many(
-            w, w_scales, rows, cols, p.group_size, p.quantized, p.quantized_row, p.scales, p.group_excess,
-            4 * p.quantized_row // p.group_size, n, out, out_row, accumulate, first, last,
-            p.scratch + worker * p.scratch_size,
+    return barrier(p, passed, me)
+
+
+@kernel
+def matmul_fp32(p, matrix, rows, cols, x, n, out, accumulate, me):
+    """out[t] = W x[t] for n tokens, or += with `accumulate`; this worker's rows of W (rows, cols)."""
+    w, _ = matrix_address(p, matrix)
+    if n == 1:
+        first, last = share(rows, 1, me)
+        fp32.multiply_one(w, cols, x, out, accumulate, first, last)
+        return
+    first, last = share(rows, TILE_ROWS, me)
+    scratch = p.scratch + me[0] * p.scratch_size
+    fp32.multiply_many(w, cols, x, row_bytes(cols), n, out, row_bytes(rows), accumulate, first, last, scratch)
+
+
+@kernel
+def matmul_q8_0(p, matrix, rows, cols, x, n, out, accumulate, me):
+    """As `matmul_fp32`, for the tokens that were quantized last, which are those of x."""
+    w, w_scales = matrix_address(p, matrix)
+    size = p.group_size
+    if n == 1:
+        first, last = share(rows, 1, me)
+        q8_0.multiply_one(
+            w, w_scales, cols, size, p.quantized, p.scales, p.excess, out, accumulate, first, last
+        )
+        return
+    first, last = share(rows, TILE_ROWS, me)
+    q8_0.multiply_many(
+        w,
+        w_scales,
+        cols,
+        size,
+        p.quantized,
+        p.quantized_row,
+        p.scales,
+        p.group_excess,
+        4 * (p.quantized_row // size),
+        n,
+        out,
+        row_bytes(rows),
+        accumulate,
+        first,
+        last,
+        p.scratch + me[0] * p.scratch_size,
+    )
+
+
+@kernel
+def normalize(p, x, weight, out, n, passed, me):
+    """out[t] = RMSNorm of x[t], for n tokens of dim numbers; waits until all are done."""
+    first, last = share(n, 1, me)
+    for t in range(first, last):
+        at = t * row_bytes(p.dim)
+        rms_norm(floats(out + at, p.dim), floats(x + at, p.dim), floats(weight, p.dim), p.norm_eps)
+    return barrier(p, passed, me)
+
+
+@kernel
+def cache_and_rotate(p, keys, values, n, me):
+    """Turns queries by their positions, and puts keys, turned too, and values into a layer's cache."""
+    head_dim = p.head_dim
+    first, last = share(n * p.n_kv_heads, 1, me)
+    for pair in range(first, last):
+        t, head = pair // p.n_kv_heads, pair % p.n_kv_heads
+        position = p.start + t
+        source = t * row_bytes(p.n_kv_heads * head_dim) + 4 * head * head_dim
+        at = 4 * (head * p.capacity + position) * head_dim
+        key, value = floats(keys + at, head_dim), floats(values + at, head_dim)
+        k, v = floats(p.k + source, head_dim), floats(p.v + source, head_dim)
+        for i in range(head_dim):
+            key[i] = k[i]
+            value[i] = v[i]
+        turn(p, key, position)
+    first, last = share(n * p.n_heads, 1, me)
+    for pair in range(first, last):
+        t, head = pair // p.n_heads, pair % p.n_heads
+        turn(p, floats(p.q + t * row_bytes(p.dim) + 4 * head * head_dim, head_dim), p.start + t)
+
+
+@kernel
+def turn(p, head, position):
+    half = p.head_dim // 2
+    at = 4 * position * half
+    rotate(head, floats(p.cos + at, half), floats(p.sin + at, half))
+
+
+@kernel
+def attend(p, keys, values, n, me):
+    first, last = share(p.n_heads, 1, me)
+    scratch = p.scratch + me[0] * p.scratch_size
+    if n == 1:
+        attend_one(
+            p.q, keys, values, p.n_heads, p.n_kv_heads, p.head_dim, p.capacity, p.start + 1, p.mixed, first, last,
+            scratch,
         )  # fmt: skip
+    else:
+        attend_many(
+            p.q, row_bytes(p.dim), keys, values, p.n_heads, p.n_kv_heads, p.head_dim, p.capacity, p.start, n,
+            p.mixed, first, last, scratch,
+        )  # fmt: skip
+
+
+@kernel
+def gate_times_up(p, n, me):
+    """This worker's share of the hidden numbers, which is what its matmuls wrote: no barrier before it."""
+    first, last = share(p.hidden_dim, 1 if n == 1 else TILE_ROWS, me)
+    for t in range(n):
+        at = t * row_bytes(p.hidden_dim) + 4 * first
+        silu_times(floats(p.gate + at, last - first), floats(p.up + at, last - first))
 
 
 def _forward(embed: Any, prepare: Any, matmul: Any) -> Any:
     @kernel
     def forward(address, worker, workers):
         p = params_at(address)
-        n = p.n_tokens
-        head_dim, kv_dim = p.head_dim, p.n_kv_heads * p.head_dim
-        dim_row, kv_row, hidden_row = 4 * p.dim_row, 4 * p.kv_row, 4 * p.hidden_row
-        scratch = p.scratch + worker * p.scratch_size
-        weights = int64s(p.weights, p.n_layers * 14)  # (n_layers, 7, 2)
-        cache_layer = 4 * p.n_kv_heads * p.capacity * head_dim
-        tokens = int64s(p.tokens, n)
+        me = (worker, workers)
+        n, dim, hidden_dim, kv_dim = p.n_tokens, p.dim, p.hidden_dim, p.n_kv_heads * p.head_dim
+        cache_bytes = 4 * p.n_kv_heads * p.capacity * p.head_dim  # of a layer's keys
         passed = 0
-        t0, t1 = share(n, 1, worker, workers)
-        for t in range(t0, t1):
-            embed(p, tokens[t], floats(p.x + t * dim_row, p.dim))
+        tokens = int64s(p.tokens, n)
+        first, last = share(n, 1, me)  # as `normalize`, so that needs no barrier
+        for t in range(first, last):
+            embed(p, tokens[t], floats(p.x + t * row_bytes(dim), dim))
         for layer in range(p.n_layers):
-            w = weights[14 * layer : 14 * layer + 14]
-            keys, values = p.keys + layer * cache_layer, p.values + layer * cache_layer
-            # The token's own worker normalizes it, so that needs no barrier before.
-            norm = floats(p.attention_norm + 4 * layer * p.dim, p.dim)
-            for t in range(t0, t1):
-                x = floats(p.x + t * dim_row, p.dim)
-                rms_norm(floats(p.h + t * dim_row, p.dim), x, norm, p.norm_eps)
-            if n < workers:
-                passed = barrier(p, passed, workers)
-            prepare(p, p.h, dim_row, p.dim, n, worker, workers)
-            passed = barrier(p, passed, workers)
-            matmul(
-                p,
-                w[2 * WQ],
-                w[2 * WQ + 1],
-                p.dim,
-                p.dim,
-                p.h,
-                dim_row,
-                n,
-                p.q,
-                dim_row,
-                False,
-                worker,
-                workers,
-            )
-            matmul(
-                p,
-                w[2 * WK],
-                w[2 * WK + 1],
-                kv_dim,
-                p.dim,
-                p.h,
-                dim_row,
-                n,
-                p.k,
-                kv_row,
-                False,
-                worker,
-                workers,
-            )
-            matmul(
-                p,
-                w[2 * WV],
-                w[2 * WV + 1],
-                kv_dim,
-                p.dim,
-                p.h,
-                dim_row,
-                n,
-                p.v,
-                kv_row,
-                False,
-                worker,
-                workers,
-            )
-            passed = barrier(p, passed, workers)
-            # Each worker turns the queries of its heads, and the keys of its share of all (token, head) pairs.
-            first, last = share(n * p.n_kv_heads, 1, worker, workers)
-            for pair in range(first, last):
-                t, head = pair // p.n_kv_heads, pair % p.n_kv_heads
-                position = p.start + t
-                cos = floats(p.cos + 2 * position * head_dim, head_dim // 2)
-                sin = floats(p.sin + 2 * position * head_dim, head_dim // 2)
-                at = 4 * (head * p.capacity + position) * head_dim
-                key, value = floats(keys + at, head_dim), floats(values + at, head_dim)
-                k = floats(p.k + t * kv_row + 4 * head * head_dim, head_dim)
-                v = floats(p.v + t * kv_row + 4 * head * head_dim, head_dim)
-                for i in range(head_dim):
-                    key[i] = k[i]
-                    value[i] = v[i]
-                rotate(key, head_dim, cos, sin)
-            h0, h1 = share(p.n_heads, 1, worker, workers)
-            for t in range(n):
-                cos = floats(p.cos + 2 * (p.start + t) * head_dim, head_dim // 2)
-                sin = floats(p.sin + 2 * (p.start + t) * head_dim, head_dim // 2)
-                mine = floats(p.q + t * dim_row + 4 * h0 * head_dim, (h1 - h0) * head_dim)
-                rotate(mine, head_dim, cos, sin)
-            passed = barrier(p, passed, workers)
-            if n == 1:
-                attend_one(
-                    p.q, keys, values, p.n_heads, p.n_kv_heads, head_dim, p.capacity, p.start + 1, p.mixed,
-                    h0, h1, scratch,
-                )  # fmt: skip
-            else:
-                attend_many(
-                    p.q, dim_row, keys, values, p.n_heads, p.n_kv_heads, head_dim, p.capacity, p.start, n, p.mixed,
-                    h0, h1, scratch,
-                )  # fmt: skip
-            passed = barrier(p, passed, workers)
-            prepare(p, p.mixed, dim_row, p.dim, n, worker, workers)
-            passed = barrier(p, passed, workers)
-            matmul(
-                p,
-                w[2 * WO],
-                w[2 * WO + 1],
-                p.dim,
-                p.dim,
-                p.mixed,
-                dim_row,
-                n,
-                p.x,
-                dim_row,
-                True,
-                worker,
-                workers,
-            )
-            passed = barrier(p, passed, workers)
-            norm = floats(p.ffn_norm + 4 * layer * p.dim, p.dim)
-            for t in range(t0, t1):
-                x = floats(p.x + t * dim_row, p.dim)
-                rms_norm(floats(p.h + t * dim_row, p.dim), x, norm, p.norm_eps)
-            if n < workers:
-                passed = barrier(p, passed, workers)
-            prepare(p, p.h, dim_row, p.dim, n, worker, workers)
-            passed = barrier(p, passed, workers)
-            hidden = p.hidden_dim
-            matmul(
-                p,
-                w[2 * W1],
-                w[2 * W1 + 1],
-                hidden,
-                p.dim,
-                p.h,
-                dim_row,
-                n,
-                p.gate,
-                hidden_row,
-                False,
-                worker,
-                workers,
-            )
-            matmul(
-                p,
-                w[2 * W3],
-                w[2 * W3 + 1],
-                hidden,
-                p.dim,
-                p.h,
-                dim_row,
-                n,
-                p.up,
-                hidden_row,
-                False,
-                worker,
-                workers,
-            )
-            # The same shares as the matmuls': a worker reads what it wrote.
-            first, last = share(hidden, 1 if n == 1 else TILE_ROWS, worker, workers)
-            for t in range(n):
-                at = t * hidden_row + 4 * first
-                silu_times(floats(p.gate + at, last - first), floats(p.up + at, last - first))
-            passed = barrier(p, passed, workers)
-            prepare(p, p.gate, hidden_row, hidden, n, worker, workers)
-            passed = barrier(p, passed, workers)
-            matmul(
-                p,
-                w[2 * W2],
-                w[2 * W2 + 1],
-                p.dim,
-                hidden,
-                p.gate,
-                hidden_row,
-                n,
-                p.x,
-                dim_row,
-                True,
-                worker,
-                workers,
-            )
-            passed = barrier(p, passed, workers)
+            m = N_MATRICES * layer
+            keys, values = p.keys + layer * cache_bytes, p.values + layer * cache_bytes
+            passed = normalize(p, p.x, p.attention_norm + 4 * layer * dim, p.h, n, passed, me)
+            passed = prepare(p, p.h, dim, n, passed, me)
+            matmul(p, m + WQ, dim, dim, p.h, n, p.q, False, me)
+            matmul(p, m + WK, kv_dim, dim, p.h, n, p.k, False, me)
+            matmul(p, m + WV, kv_dim, dim, p.h, n, p.v, False, me)
+            passed = barrier(p, passed, me)
+            cache_and_rotate(p, keys, values, n, me)
+            passed = barrier(p, passed, me)
+            attend(p, keys, values, n, me)
+            passed = barrier(p, passed, me)
+            passed = prepare(p, p.mixed, dim, n, passed, me)
+            matmul(p, m + WO, dim, dim, p.mixed, n, p.x, True, me)
+            passed = barrier(p, passed, me)
+            passed = normalize(p, p.x, p.ffn_norm + 4 * layer * dim, p.h, n, passed, me)
+            passed = prepare(p, p.h, dim, n, passed, me)
+            matmul(p, m + W1, hidden_dim, dim, p.h, n, p.gate, False, me)
+            matmul(p, m + W3, hidden_dim, dim, p.h, n, p.up, False, me)
+            gate_times_up(p, n, me)
+            passed = barrier(p, passed, me)
+            passed = prepare(p, p.gate, hidden_dim, n, passed, me)
+            matmul(p, m + W2, dim, hidden_dim, p.gate, n, p.x, True, me)
+            passed = barrier(p, passed, me)
         # Logits of the last token, or of all.
         count = n if p.all_positions else 1
-        t0, t1 = share(count, 1, worker, workers)
-        norm = floats(p.norm, p.dim)
-        for t in range(t0, t1):
-            x = floats(p.x + (n - count + t) * dim_row, p.dim)
-            rms_norm(floats(p.h + t * dim_row, p.dim), x, norm, p.norm_eps)
-        passed = barrier(p, passed, workers)
-        prepare(p, p.h, dim_row, p.dim, count, worker, workers)
-        passed = barrier(p, passed, workers)
-        matmul(
-            p, p.wcls, p.wcls_scale, p.vocab_size, p.dim, p.h, dim_row, count, p.logits, 4 * p.vocab_row, False,
-            worker, workers,
-        )  # fmt: skip
+        passed = normalize(p, p.x + (n - count) * row_bytes(dim), p.norm, p.h, count, passed, me)
+        passed = prepare(p, p.h, dim, count, passed, me)
+        matmul(p, N_MATRICES * p.n_layers, p.vocab_size, dim, p.h, count, p.logits, False, me)
 
     return forward
 

@@ -87,7 +87,7 @@ def clear(out, out_row, n, first, last):
 
 
 @kernel
-def multiply_many(w, rows, cols, x, x_row, n, out, out_row, accumulate, first, last, packed):
+def multiply_many(w, cols, x, x_row, n, out, out_row, accumulate, first, last, packed):
     """out[t, r] = W[r] · x[t] for n tokens, rows first..last - 1 (first a multiple of TILE_ROWS).
 
     Writes whole tiles: out needs rows of a multiple of TILE_ROWS numbers, and TILE_TOKENS - 1 spare tokens.

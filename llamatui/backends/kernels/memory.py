@@ -105,17 +105,18 @@ def _pause(typing_context: Any) -> Any:
 
 
 @kernel
-def barrier(p, passed, workers):
-    """Waits until all `workers` are here.
+def barrier(p, passed, me):
+    """Waits until all workers are here.
 
     Args:
         p: The params; `p.arrivals` is the address of an int64 that counts arrivals since the team began.
         passed: What the previous barrier returned, 0 at first.
+        me: (worker, workers).
 
     Spinning is 30 times faster than letting the operating system wake a thread. Where a worker has no core
     to run on, yielding gives it one.
     """
-    target = passed + workers
+    target = passed + me[1]
     if _atomic_add(p.arrivals, 1) + 1 < target:
         spins = 0
         while _atomic_load(p.arrivals) < target:
@@ -127,8 +128,9 @@ def barrier(p, passed, workers):
 
 
 @kernel
-def share(total, unit, worker, workers):
-    """(first, last) of 0..total - 1 that a worker does; parts begin at multiples of `unit`."""
+def share(total, unit, me):
+    """(first, last + 1) of the part of 0..total - 1 that worker me[0] of me[1] does; it begins at a multiple of `unit`."""
+    worker, workers = me
     units = (total + unit - 1) // unit
     first = units * worker // workers * unit
     last = units * (worker + 1) // workers * unit

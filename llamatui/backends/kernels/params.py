@@ -8,7 +8,7 @@ import numpy as np
 from llamatui.backends.checkpoint import ModelConfig
 
 MATRICES = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
-"""Order of a layer's matrices in the table at `weights`."""
+"""Order of a layer's matrices in the table at `weights`, which ends with wcls."""
 
 PAD = 64
 """Rows of activations are padded to a multiple of this many numbers, so that kernels write whole tiles."""
@@ -28,11 +28,10 @@ PARAMS = np.dtype(
         # This call: `tokens` at positions start..start + n_tokens - 1, into caches of `capacity` positions.
         *((name, np.int64) for name in ("n_tokens", "start", "capacity", "all_positions")),
         *((name, np.int64) for name in ("tokens", "keys", "values", "logits")),
-        # Weights. `weights` is int64 (n_layers, 7, 2): address of each matrix, and of its scales or 0.
-        *((name, np.int64) for name in ("tok_embeddings", "tok_embeddings_scale", "wcls", "wcls_scale")),
-        *((name, np.int64) for name in ("attention_norm", "ffn_norm", "norm", "weights", "cos", "sin")),
-        # Activations, fp32: (tokens, row) with rows of so many numbers.
-        *((name, np.int64) for name in ("dim_row", "kv_row", "hidden_row", "vocab_row")),
+        # Weights. `weights` is int64 (n_layers * 7 + 1, 2): address of each matrix, and of its scales or 0.
+        *((name, np.int64) for name in ("weights", "tok_embeddings", "tok_embeddings_scale")),
+        *((name, np.int64) for name in ("attention_norm", "ffn_norm", "norm", "cos", "sin")),
+        # Activations, fp32: (tokens, padded row).
         *((name, np.int64) for name in ("x", "h", "q", "k", "v", "mixed", "gate", "up")),
         # Quantized activations, the input of the next matmul: int8 (tokens, quantized_row), their scales, and
         # what unsigned weights add too much: of each group, and of each four numbers.

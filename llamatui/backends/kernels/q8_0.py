@@ -191,7 +191,7 @@ def dequantize(q, scales, group_size, first, n, out):
 
 @kernel
 def multiply_many(
-    w, w_scales, rows, cols, group_size, x, x_row, x_scales, group_excess, scales_row, n,
+    w, w_scales, cols, group_size, x, x_row, x_scales, group_excess, scales_row, n,
     out, out_row, accumulate, first, last, scratch,
 ):  # fmt: skip
     """out[t, r] = W[r] · x[t] for n quantized tokens, rows first..last - 1 (first a multiple of TILE_ROWS).
