@@ -20,9 +20,9 @@ SIZES = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "
 class CompiledBackend(Backend):
     """A forward pass in object code.
 
-    Memory beside the weights and the KV cache: activations of a chunk, 4 · prefill_chunk · (4 dim + 2 kv_dim +
-    2 hidden_dim) bytes, and for each thread what prefill packs of a matrix and of one head's keys and values,
-    about 4 · 32 · max(dim, hidden_dim) + 8 · positions · (head_dim + 32) bytes.
+    Memory beside the weights and the KV cache: activations of a chunk, 4 · prefill_chunk · (4 dim + 2 kv_dim
+    + 2 hidden_dim) bytes, and for each thread what prefill packs of a matrix and of one head's keys and
+    values, about 4 · 32 · max(dim, hidden_dim) + 8 · positions · (head_dim + 32) bytes.
     """
 
     def __init__(

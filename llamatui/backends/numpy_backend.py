@@ -32,7 +32,9 @@ class NumpyBackend(Backend):
     description = "fp32, pure NumPy: the readable reference"
 
     def __init__(self, checkpoint: Checkpoint, threads: int, kept_bytes: int | None = None) -> None:
-        """`kept_bytes`: most bytes of dequantized weights to keep, None for all; the rest is dequantized each time."""
+        """`kept_bytes`: most bytes of dequantized weights to keep, None for all; the rest is dequantized each
+        time.
+        """
         super().__init__(checkpoint, threads)
         self._room = kept_bytes
         self._weights: dict[tuple[str, int], FloatArray] = {}

@@ -11,7 +11,9 @@ GROUP_SIZE = 64
 
 
 class Q8Backend(CompiledBackend):
-    """Uses version 2 files in place, memory-mapped; others are quantized into memory, about 1.06 bytes a weight."""
+    """Uses version 2 files in place, memory-mapped; others are quantized into memory, about 1.06 bytes a
+    weight.
+    """
 
     name = "q8_0"
     description = "int8 weights and activations, compiled by Numba for this CPU"

@@ -93,7 +93,9 @@ def create_backend(
 
 
 def start_backend(checkpoint: Checkpoint, threads: int | None = None) -> Backend:
-    """The default backend if it is ready to run; else numpy, which knows when the other is: see `replacement`."""
+    """The default backend if it is ready to run; else numpy, which knows when the other is: see
+    `replacement`.
+    """
     name = default_backend(checkpoint)
     threads = threads or default_threads()
     if name in KERNELS:

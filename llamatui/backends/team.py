@@ -1,9 +1,9 @@
 """Teams of threads that run a kernel: OpenMP's, or Python's where there is no OpenMP.
 
-A kernel is a C function that is told which worker it is, of how many. OpenMP is entered through GOMP_parallel, which
-GCC's libgomp and LLVM's libomp both have. Its threads wait actively for a moment after each call, so that the next token
-finds them awake. It says itself how many threads there are: a limit (OMP_THREAD_LIMIT) makes a team smaller, and leaves
-nobody waiting at a barrier.
+A kernel is a C function that is told which worker it is, of how many. OpenMP is entered through
+GOMP_parallel, which GCC's libgomp and LLVM's libomp both have. Its threads wait actively for a moment after
+each call, so that the next token finds them awake. It says itself how many threads there are: a limit
+(OMP_THREAD_LIMIT) makes a team smaller, and leaves nobody waiting at a barrier.
 """
 
 import ctypes

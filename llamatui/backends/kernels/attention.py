@@ -1,7 +1,7 @@
 """Causal grouped-query attention over the KV cache, for one new token (decode) and for many (prefill).
 
-A worker has some of the query heads; those that share a key head are done together, so that keys and values are
-read once. Keys and values are (n_kv_heads, capacity, head_dim) float32 of one layer.
+A worker has some of the query heads; those that share a key head are done together, so that keys and values
+are read once. Keys and values are (n_kv_heads, capacity, head_dim) float32 of one layer.
 """
 
 import math
@@ -145,8 +145,8 @@ def attend_many(
             clear(scores, scores_row, TILE_TOKENS, 0, visible_tiles * TILE_ROWS)
             for i in range(visible_tiles):
                 tile(
-                    packed_keys + i * key_tile, 4 * TILE_ROWS, q + t * q_row + 4 * h * head_dim, q_row, head_dim,
-                    scores + 4 * i * TILE_ROWS, scores_row,
+                    packed_keys + i * key_tile, 4 * TILE_ROWS, q + t * q_row + 4 * h * head_dim, q_row,
+                    head_dim, scores + 4 * i * TILE_ROWS, scores_row,
                 )  # fmt: skip
             for j in range(m):
                 row = floats(scores + j * scores_row, visible)

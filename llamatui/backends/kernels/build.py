@@ -2,8 +2,8 @@
 
     python -m llamatui.backends.kernels.build fp32 CACHE/fp32-....o
 
-with LLAMATUI_SIMD naming the target. The object file has two C functions, `run(void *params, int64 worker, int64
-workers)` and `run_openmp(void *params)`, and needs nothing of Numba's when it runs.
+with LLAMATUI_SIMD naming the target. The object file has two C functions, `run(void *params, int64 worker,
+int64 workers)` and `run_openmp(void *params)`, and needs nothing of Numba's when it runs.
 """
 
 import os
@@ -29,7 +29,8 @@ LOCK_SECONDS = 300
 
 
 class InlineLibrary(JITCodeLibrary):
-    """Code of a function that is only ever inlined into others: neither optimized nor made executable by itself.
+    """Code of a function that is only ever inlined into others: neither optimized nor made executable by
+    itself.
 
     Numba does both for each function that it compiles, which takes three times as long as all the rest.
     """

@@ -1,8 +1,9 @@
 """Compiled kernels on disk: where they are kept, making them in a child process, and loading them.
 
-An object file's name has a hash of all that its code depends on: the kernels' sources, Numba's and LLVM's versions, the
-CPU and the vector instructions chosen for it. So an upgrade, or a home that is shared with another kind of machine, finds
-nothing and compiles anew, and what is found fits. Loading takes only llvmlite, whose import is a fraction of Numba's.
+An object file's name has a hash of all that its code depends on: the kernels' sources, Numba's and LLVM's
+versions, the CPU and the vector instructions chosen for it. So an upgrade, or a home that is shared with
+another kind of machine, finds nothing and compiles anew, and what is found fits. Loading takes only llvmlite,
+whose import is a fraction of Numba's.
 """
 
 import hashlib
@@ -102,7 +103,9 @@ def failure(kind: str) -> str:
 
 
 class Compilation:
-    """A child process that compiles kernels. It goes on when this process ends, for the next one to find them."""
+    """A child process that compiles kernels. It goes on when this process ends, for the next one to find
+    them.
+    """
 
     def __init__(self, kind: str) -> None:
         self._kind = kind

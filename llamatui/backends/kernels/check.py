@@ -1,4 +1,5 @@
-"""A fresh process's work: run kernels that were just compiled on a tiny model, and compare with NumPy's results.
+"""A fresh process's work: run kernels that were just compiled on a tiny model, and compare with NumPy's
+results.
 
     python -m llamatui.backends.kernels.check fp32 OBJECT
 

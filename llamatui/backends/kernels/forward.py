@@ -1,8 +1,8 @@
 """All layers, as one worker of a team runs them: it does its share of each step, then meets the others.
 
-One forward pass serves prefill and decode. A step on one token shares out rows or heads; on many, tiles, heads or
-tokens. No result depends on the number of workers. `me` is (worker, workers); addresses are int64; activations are
-(tokens, padded row) in float32.
+One forward pass serves prefill and decode. A step on one token shares out rows or heads; on many, tiles,
+heads or tokens. No result depends on the number of workers. `me` is (worker, workers); addresses are int64;
+activations are (tokens, padded row) in float32.
 """
 
 from typing import Any
@@ -170,8 +170,8 @@ def attend(p, keys, values, n, me):
     scratch = p.scratch + me[0] * p.scratch_size
     if n == 1:
         attend_one(
-            p.q, keys, values, p.n_heads, p.n_kv_heads, p.head_dim, p.capacity, p.start + 1, p.mixed, first, last,
-            scratch,
+            p.q, keys, values, p.n_heads, p.n_kv_heads, p.head_dim, p.capacity, p.start + 1, p.mixed, first,
+            last, scratch,
         )  # fmt: skip
     else:
         attend_many(

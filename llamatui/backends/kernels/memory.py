@@ -129,7 +129,9 @@ def barrier(p, passed, me):
 
 @kernel
 def share(total, unit, me):
-    """(first, last + 1) of the part of 0..total - 1 that worker me[0] of me[1] does; it begins at a multiple of `unit`."""
+    """(first, last + 1) of the part of 0..total - 1 that worker me[0] of me[1] does; it begins at a multiple
+    of `unit`.
+    """
     worker, workers = me
     units = (total + unit - 1) // unit
     first = units * worker // workers * unit

@@ -1,7 +1,9 @@
-"""Matrix times activations in Q8_0: int8 times int8 summed in int32, as runq.c, one scale for each group of both.
+"""Matrix times activations in Q8_0: int8 times int8 summed in int32, as runq.c, one scale for each group of
+both.
 
-With VNNI and groups of 64 or 32 the products are four to an instruction. Elsewhere one token is plain loops that
-LLVM turns into vectors, and many tokens are tiles of fp32: a tile's weights are dequantized once for all of them.
+With VNNI and groups of 64 or 32 the products are four to an instruction. Elsewhere one token is plain loops
+that LLVM turns into vectors, and many tokens are tiles of fp32: a tile's weights are dequantized once for all
+of them.
 """
 
 import numpy as np
@@ -51,8 +53,8 @@ def quantize_group(x, quantized, scale, n):
 def quantize(x, group_size, quantized, scales, group_excess, excess, first, last):
     """Groups first..last - 1 of x.
 
-    With VNNI weights become unsigned by adding 128: excess (int32) is -128 times the sum of each four numbers,
-    group_excess that of each group.
+    With VNNI weights become unsigned by adding 128: excess (int32) is -128 times the sum of each four
+    numbers, group_excess that of each group.
     """
     for g in range(first, last):
         at = quantized + g * group_size
@@ -129,7 +131,8 @@ def multiply_one(w, w_scales, cols, group_size, x, x_scales, excess, out, accumu
 
 @kernel
 def pack_groups(w, w_scales, row_stride, rows, cols, group_size, packed, packed_scales):
-    """A tile of W for VNNI: packed (cols / 4, TILE_ROWS, 4) unsigned bytes, packed_scales (groups, TILE_ROWS).
+    """A tile of W for VNNI: packed (cols / 4, TILE_ROWS, 4) unsigned bytes, packed_scales (groups,
+    TILE_ROWS).
 
     rows <= TILE_ROWS; where there are fewer, the last one stands in for those that are missing.
     """
@@ -201,7 +204,7 @@ def multiply_many(
     if not accumulate:
         clear(out, out_row, n, first, last)
     groups = cols // group_size
-    if VNNI:
+    if VNNI:  # noqa: SIM102  # alone, so that Numba sees a constant and drops the branch where it is false
         if group_size == 64 or group_size == 32:
             packed_scales = scratch + cols * TILE_ROWS
             for r in range(first, last, TILE_ROWS):
@@ -210,8 +213,8 @@ def multiply_many(
                     scratch, packed_scales,
                 )  # fmt: skip
                 add_group_tiles(
-                    scratch, packed_scales, groups, group_size, x, x_row, x_scales, group_excess, scales_row, n,
-                    out + 4 * r, out_row,
+                    scratch, packed_scales, groups, group_size, x, x_row, x_scales, group_excess, scales_row,
+                    n, out + 4 * r, out_row,
                 )  # fmt: skip
             return
     # fp32: a block of W and of x, dequantized, then W packed.

@@ -1,4 +1,5 @@
-"""Vector instructions as Numba intrinsics: LLVM's portable vectors, and int8 dot products where the CPU has them.
+"""Vector instructions as Numba intrinsics: LLVM's portable vectors, and int8 dot products where the CPU has
+them.
 
 Tiles keep their sums in registers through a whole loop, which no loop nest makes LLVM do. All addresses and
 strides are int64 bytes. The vector length and the use of VNNI are chosen when this module is imported, see
@@ -251,7 +252,8 @@ def _tile(n_tokens: int) -> Any:
 
 
 def _tile_bytes(n_tokens: int, group_size: int) -> Any:
-    """(w, w_scales, x, x_stride, scales, excess, group_stride, n_groups, out, out_stride): out += tile of W x.
+    """(w, w_scales, x, x_stride, scales, excess, group_stride, n_groups, out, out_stride): out += tile of W
+    x.
 
     w: n_groups of (group_size / 4, TILE_ROWS) packed unsigned quadruples; w_scales (n_groups, TILE_ROWS).
     x: int8 rows of tokens; scales float32 and excess int32, (n_groups,) rows `group_stride` bytes apart.
