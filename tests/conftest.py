@@ -1,6 +1,12 @@
-"""Fixtures for all rooms: tiny random models and vocabularies made on the spot, and a home of their own."""
+"""Fixtures for all rooms: tiny random models and vocabularies made on the spot, and a home of their own.
+
+The engine is compiled at the start where it has changed since the last run, which takes about 20 s, and kept
+in pytest's own cache. With LLAMATUI_SIMD all tests run on kernels for another target.
+"""
 
 import os
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,15 +15,28 @@ from llamatui.backends.checkpoint_writer import write_checkpoint
 from tests.tiny import TINY, random_weights, write_tokenizer_bin
 
 REPOSITORY = Path(__file__).parent.parent
+OURS = ("LLAMATUI_TEST_DATA", "LLAMATUI_KERNELS", "LLAMATUI_SIMD", "LLAMATUI_ALL_TARGETS")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels(pytestconfig: pytest.Config) -> Iterator[Path]:
+    """The folder of compiled kernels that all tests share: none starts a compiler by accident."""
+    folder = pytestconfig.cache.mkdir("kernels")  # type: ignore[union-attr]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLAMATUI_KERNELS", str(folder))
+        if find_spec("numba") is not None:
+            from llamatui.backends.kernels.cache import Compilation, load_kernels
+
+            for compilation in [Compilation(kind) for kind in ("fp32", "q8_0") if load_kernels(kind) is None]:
+                compilation.wait()
+        yield folder
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test reads or writes the user's own files or settings."""
     home = tmp_path_factory.mktemp("home")
-    for name in [
-        name for name in os.environ if name.startswith("LLAMATUI_") and name != "LLAMATUI_TEST_DATA"
-    ]:
+    for name in [name for name in os.environ if name.startswith("LLAMATUI_") and name not in OURS]:
         monkeypatch.delenv(name)
     for name, folder in {
         "HOME": "",

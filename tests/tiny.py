@@ -16,17 +16,23 @@ from llamatui.tokenizers.splitters import GPT2_PATTERN
 TINY = ModelConfig(dim=32, hidden_dim=48, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=300, max_seq_len=64)
 
 
-def random_weights(config: ModelConfig, seed: int = 0) -> Callable[[str, int], FloatArray]:
+def random_weights(
+    config: ModelConfig, seed: int = 0, std: float | None = 0.3
+) -> Callable[[str, int], FloatArray]:
     """A tensor source for `write_checkpoint`: the same weights for the same seed, in any order of asking.
 
     Logits come out lively enough that sampling has something to choose from.
+
+    Args:
+        std: None makes it 1 / sqrt(inputs) of each matrix, about as in trained models: layers then keep small
+            differences small.
     """
     shapes = {spec.name: spec.shape for spec in tensor_layout(config, 1)}
 
     def source(name: str, layer: int) -> FloatArray:
         rng = np.random.default_rng([seed, layer, *name.encode()])
         w = rng.standard_normal(shapes[name], dtype=np.float32)
-        return 1 + 0.1 * w if name.endswith("norm") else w * np.float32(0.3)
+        return 1 + 0.1 * w if name.endswith("norm") else w * np.float32(std or shapes[name][-1] ** -0.5)
 
     return source
 

@@ -81,6 +81,18 @@ class Timings:
         return max(self.decode_tokens - 1, 0) / self.decode_s if self.decode_s else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Another backend took over in mid-text, on the cache that the old one had filled."""
+
+    at: int
+    """Index of the first new token that the new one chose."""
+    old: str
+    new: str
+    decode_s: float
+    """Seconds that the old one had decoded for."""
+
+
 class Session:
     """Tokens, and the KV cache of all of them but perhaps the last ones.
 
@@ -105,13 +117,16 @@ class Session:
 
     def fork(self) -> "Session":
         """A session of its own that goes on from here."""
-        other = Session(self.backend, self.context)
+        other = Session(self.backend.replacement or self.backend, self.context)
         other.tokens = list(self.tokens)
         other.cache = self.cache.copy()
         return other
 
     def swap(self, backend: Backend) -> None:
-        """Goes on with another backend of the same model, on the same cache."""
+        """Goes on with another backend of the same model, on the same cache.
+
+        A generation does so by itself, between two steps, when its backend's `replacement` is ready.
+        """
         if backend.config != self.backend.config:
             raise ValueError("a session can only swap to a backend of the same model")
         self.backend = backend
@@ -157,6 +172,7 @@ class Generation:
         dropped_tokens: Tokens that shifting, or cutting the prompt, forgot.
         processed: Prompt tokens run so far; grows chunk by chunk, for progress.
         prompt: The prompt in use, which is shorter than the one given if it did not fit and was cut.
+        swap: The session's backend was replaced, which had run some of its tokens.
     """
 
     session: Session
@@ -169,6 +185,7 @@ class Generation:
     processed: int = 0
     new_tokens: list[int] = field(default_factory=list)
     timings: Timings = field(default_factory=Timings)
+    swap: Swap | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -185,6 +202,15 @@ class Generation:
             if self.limits.overflow == "shift":
                 self.prompt = self._shortened(list(self.prompt), room // 2)
         self.cached_tokens = self.session.adopt(self.prompt)
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second of decoding, by the backend that runs now."""
+        times, swap = self.timings, self.swap
+        if swap is None or not swap.at:
+            return times.decode_tps
+        seconds = times.decode_s - swap.decode_s
+        return (times.decode_tokens - swap.at) / seconds if seconds else 0.0
 
     def cancel(self) -> None:
         """Ends it after the token, or the prefill chunk, that is under way. Safe from any thread."""
@@ -256,6 +282,7 @@ class Generation:
         while session.cache.length < len(session.tokens):
             if self._cancelled.is_set():
                 return None
+            self._take_replacement()
             at = session.cache.length
             logits = session.backend.forward(
                 session.tokens[at : at + session.backend.prefill_chunk], session.cache
@@ -263,6 +290,13 @@ class Generation:
             if not self.new_tokens:
                 self.processed = self.timings.prefill_tokens = session.cache.length - self.cached_tokens
         return logits
+
+    def _take_replacement(self) -> None:
+        old, new = self.session.backend, self.session.backend.replacement
+        if new is not None:
+            self.session.swap(new)
+            if self.session.cache.length:
+                self.swap = Swap(len(self.new_tokens), old.name, new.name, self.timings.decode_s)
 
     def _shortened(self, tokens: list[int], length: int) -> list[int]:
         """`tokens` cut to `length`: the first `keep` stay, then the newest."""

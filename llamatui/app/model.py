@@ -28,9 +28,29 @@ class LoadedModel:
     checkpoint: Checkpoint
     tokenizer: Tokenizer
     tokenizer_path: Path
-    backend: Backend
+    _backend: Backend
+    threads: int | None
+    """Asked for by the user; None leaves it to the machine."""
     chat_format_name: str
     """Asked for by the user; "" leaves it to the file and the vocabulary."""
+
+    @property
+    def backend(self) -> Backend:
+        """The fastest that is ready. Sessions begin with it, and take later ones over by themselves."""
+        self._backend = self._backend.replacement or self._backend  # the one before is not held any longer
+        return self._backend
+
+    @property
+    def warnings(self) -> list[str]:
+        """Why it runs slower than it could, and what to do about it.
+
+        Complete only after the first step: OpenMP says then how many threads there are.
+        """
+        backend = self.backend
+        found = [backend.note] if backend.note and not backend.preparing else []
+        if self.threads and backend.threads < self.threads:
+            found.append(f"{self.threads} threads asked for, {backend.threads} available")
+        return found
 
     @property
     def path(self) -> Path:
@@ -156,8 +176,8 @@ def load_model(
         path: A `.bin` file, the name of a pulled model, or a GGUF file, which is converted once.
         tokenizer: Its file; None looks next to the model, in the current folder, then among the user's own by
             vocabulary size.
-        backend: Its name, which waits for it to be compiled if it must; None means the default one, or numpy until
-            that is ready.
+        backend: Its name, which waits for it to be compiled if it must; None means the default one, or
+            numpy until that is ready.
         threads: None means one per physical core.
         progress: Told what is being done, in a few words.
 
@@ -188,7 +208,7 @@ def load_model(
         if backend
         else start_backend(checkpoint, threads)
     )
-    return LoadedModel(checkpoint, loaded, found, engine, chat_format)
+    return LoadedModel(checkpoint, loaded, found, engine, threads, chat_format)
 
 
 def open_checkpoint(

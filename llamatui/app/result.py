@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from llamatui.app.engine import Generation, TokenRecord
+from llamatui.app.engine import Generation, Swap, TokenRecord
 from llamatui.app.model import LoadedModel
 from llamatui.app.sampler import Sampler
+from llamatui.backends.base import Backend
 from llamatui.errors import ContextOverflowError, LlamatuiError
 from llamatui.tokenizers.base import Tokenizer
 
@@ -48,7 +49,7 @@ class Result:
                 "params": model.checkpoint.config.n_params,
                 "format": f"v{model.checkpoint.version}",
             },
-            "backend": {"name": model.backend.name, "threads": model.backend.threads},
+            "backend": backend_json(model.backend),
             "mode": self.mode,
         }
 
@@ -58,6 +59,7 @@ class Result:
         times = generation.timings
         content: dict[str, Any] = {
             **self.header(model),
+            "backend": backend_json(generation.session.backend, generation.swap),
             "sampling": {**asdict(sampler.settings), "seed": sampler.seed},
             "prompt": self.prompt,
             "text": self.text,
@@ -113,6 +115,12 @@ def failure_json(prompt: str, mode: str, error: LlamatuiError | None = None) -> 
         "warnings": [],
         "error": error_json(error),
     }
+
+
+def backend_json(backend: Backend, swap: Swap | None = None) -> dict[str, Any]:
+    """The backend that runs, or that ended the text; and which one began it, if another did."""
+    swapped = {"from": swap.old, "at": swap.at} if swap else None
+    return {"name": backend.name, "threads": backend.threads, "swapped": swapped}
 
 
 def error_json(error: LlamatuiError | None) -> dict[str, str] | None:

@@ -91,6 +91,8 @@ class Backend(ABC):
         self.threads = threads
         self.replacement: Backend | None = None
         """A faster backend of this model, ready to take over: sessions swap to it between tokens."""
+        self.preparing = ""
+        """Name of the backend that is being made ready to replace it; "" if none is."""
         self.note = ""
         """What a person may want to know about it: that another is on its way, or why it is not."""
 

@@ -92,7 +92,7 @@ class CompiledBackend(Backend):
         self._set_array("sin", sin)
         size = scratch_bytes(self.config, capacity, self.prefill_chunk)
         self._params["scratch_size"] = size
-        self._set_array("scratch", np.empty(size * self.threads, np.uint8))
+        self._set_array("scratch", np.empty(size * self._team.size, np.uint8))
         self._positions = capacity
 
     def _forward(self, tokens: npt.NDArray[np.int64], cache: KVCache, all_positions: bool) -> FloatArray:
@@ -107,6 +107,7 @@ class CompiledBackend(Backend):
             logits = np.empty((count + spare, padded(self.config.vocab_size)), np.float32)
             p["n_tokens"], p["start"], p["capacity"] = n, cache.length, cache.capacity
             p["all_positions"] = all_positions
+            tokens = np.ascontiguousarray(tokens)  # (n,)
             p["tokens"], p["logits"] = tokens.ctypes.data, logits.ctypes.data
             p["keys"], p["values"] = cache.keys.ctypes.data, cache.values.ctypes.data
             self._arrays["arrivals"][0] = 0

@@ -1,9 +1,11 @@
 """fp32 with compiled kernels: the fastest way to run version 0 and 1 files as they are."""
 
+import numpy as np
+
 from llamatui.backends.checkpoint import Checkpoint
 from llamatui.backends.compiled import CompiledBackend
 from llamatui.backends.kernels.cache import Kernels
-from llamatui.backends.q8_0 import Q8Tensor
+from llamatui.backends.q8_0 import FloatArray, Q8Tensor
 
 
 class NumbaBackend(CompiledBackend):
@@ -13,8 +15,11 @@ class NumbaBackend(CompiledBackend):
     description = "fp32, compiled by Numba for this CPU"
 
     def __init__(self, checkpoint: Checkpoint, threads: int, kernels: Kernels) -> None:
-        tensors = {
-            name: tensor.dequantize() if isinstance(tensor, Q8Tensor) else tensor
-            for name, tensor in checkpoint.tensors.items()
-        }
+        tensors: dict[str, FloatArray | Q8Tensor] = {}
+        with np.errstate(invalid="ignore"):  # damaged weights end in logits that the sampler tells
+            for name, tensor in checkpoint.tensors.items():
+                if name == "wcls" and tensor is checkpoint.tensors["tok_embeddings"]:
+                    tensors[name] = tensors["tok_embeddings"]
+                else:
+                    tensors[name] = tensor.dequantize() if isinstance(tensor, Q8Tensor) else tensor
         super().__init__(checkpoint, threads, kernels, tensors)

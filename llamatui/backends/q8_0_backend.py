@@ -22,18 +22,19 @@ class Q8Backend(CompiledBackend):
         c = checkpoint.config
         group_size = fit_group_size(GROUP_SIZE, c.dim, c.hidden_dim)
         tensors: dict[str, FloatArray | Q8Tensor] = {}
-        for name, tensor in checkpoint.tensors.items():
-            if name == "wcls" and tensor is checkpoint.tensors["tok_embeddings"]:
-                tensors[name] = tensors["tok_embeddings"]
-            elif isinstance(tensor, Q8Tensor) or name.endswith("norm"):
-                tensors[name] = tensor
-            else:
-                tensors[name] = quantized(tensor, group_size)
+        with np.errstate(invalid="ignore"):  # damaged weights end in logits that the sampler tells
+            for name, tensor in checkpoint.tensors.items():
+                if name == "wcls" and tensor is checkpoint.tensors["tok_embeddings"]:
+                    tensors[name] = tensors["tok_embeddings"]
+                elif isinstance(tensor, Q8Tensor) or name.endswith("norm"):
+                    tensors[name] = tensor
+                else:
+                    tensors[name] = quantized(tensor, group_size)
         super().__init__(checkpoint, threads, kernels, tensors)
 
 
 def quantized(tensor: FloatArray, group_size: int) -> Q8Tensor:
-    """Q8_0 of a matrix or of a stack of them, a block at a time: a copy in fp32 would be four times as large."""
+    """Q8_0 of a matrix or a stack of them, a block at a time: temporaries are fp32."""
     rows = tensor.reshape(-1, tensor.shape[-1])  # (rows of all layers, cols)
     q = np.empty(rows.shape, np.int8)
     scale = np.empty((len(rows), rows.shape[1] // group_size), np.float32)

@@ -1,6 +1,8 @@
 """Backends by name. A new one is a file in this folder and a line here; other packages add theirs
 through the entry-point group `llamatui.backends` (name = "package.module:Class")."""
 
+import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -13,6 +15,8 @@ from llamatui.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
+
+    from llamatui.backends.kernels.cache import Kernels
 
 BUILTIN = {
     "numba": "llamatui.backends.numba_backend:NumbaBackend",
@@ -32,7 +36,7 @@ def backend_names() -> list[str]:
 
 
 def default_backend(checkpoint: Checkpoint) -> str:
-    """The fastest backend for a checkpoint as it is: q8_0 for version 2, numba for fp32, numpy without Numba."""
+    """The fastest for a checkpoint as it is: q8_0 for version 2, numba for fp32, numpy without Numba."""
     if find_spec("numba") is None or find_spec("llvmlite") is None:
         return "numpy"
     return "q8_0" if checkpoint.version == 2 else "numba"
@@ -73,7 +77,7 @@ def create_backend(
 
     Args:
         threads: None means one per physical core.
-        progress: Told if there is something to wait for.
+        progress: Told if there is something to wait for, again and again: what it raises ends the waiting.
 
     Raises:
         UsageError: No backend is called so.
@@ -87,9 +91,14 @@ def create_backend(
 
     kernels = load_kernels(KERNELS[name])
     if kernels is None:
+        compilation = Compilation(KERNELS[name])
+        began = time.monotonic()
         progress(COMPILING)
-        kernels = Compilation(KERNELS[name]).wait()
-    return cls(checkpoint, threads, kernels)  # type: ignore[call-arg]
+        while compilation.running():
+            time.sleep(0.1)
+            progress(f"{COMPILING}: {time.monotonic() - began:.0f} s")
+        kernels = compilation.wait()
+    return compiled_backend(name, checkpoint, threads, kernels)
 
 
 def start_backend(checkpoint: Checkpoint, threads: int | None = None) -> Backend:
@@ -103,11 +112,22 @@ def start_backend(checkpoint: Checkpoint, threads: int | None = None) -> Backend
 
         kernels = load_kernels(KERNELS[name])
         if kernels is not None:
-            return backend_class(name)(checkpoint, threads, kernels)  # type: ignore[call-arg]
+            return compiled_backend(name, checkpoint, threads, kernels)
         from llamatui.backends.warm_up import numpy_until_compiled
 
         return numpy_until_compiled(name, checkpoint, threads)
     return create_backend(name, checkpoint, threads)
+
+
+def compiled_backend(name: str, checkpoint: Checkpoint, threads: int, kernels: "Kernels") -> Backend:
+    """The backend `name` of KERNELS, with a note where its threads cannot work together as they should."""
+    from llamatui.backends.team import INSTALL, openmp
+
+    backend = backend_class(name)(checkpoint, threads, kernels)  # type: ignore[call-arg]
+    if backend.threads > 1 and openmp() is None:
+        remedy = f": {INSTALL[sys.platform]}" if sys.platform in INSTALL else ""
+        backend.note = f"there is no OpenMP library, so {name} starts its threads slowly{remedy}"
+    return backend
 
 
 def _entry_points() -> "EntryPoints":

@@ -9,7 +9,6 @@ each call, so that the next token finds them awake. It says itself how many thre
 import ctypes
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Protocol
 
@@ -33,8 +32,10 @@ INSTALL = {
 
 
 class Team(Protocol):
+    size: int
+    """Most workers there may be."""
     threads: int
-    """Workers there are; known for certain after the first run."""
+    """Workers there were in the last run."""
 
     def run(self, params: npt.NDArray[np.void]) -> None:
         """Runs the kernel on `params` with every worker, and returns when all are done."""
@@ -42,7 +43,7 @@ class Team(Protocol):
 
 class OpenMPTeam:
     def __init__(self, kernels: Kernels, threads: int, library: ctypes.CDLL) -> None:
-        self.threads = threads
+        self.size = self.threads = threads
         self._entry = kernels.run_openmp
         self._parallel = library.GOMP_parallel
         self._parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
@@ -51,7 +52,7 @@ class OpenMPTeam:
 
     def run(self, params: npt.NDArray[np.void]) -> None:
         params["omp_get_thread_num"], params["omp_get_num_threads"] = self._who
-        self._parallel(self._entry, params.ctypes.data, self.threads, 0)
+        self._parallel(self._entry, params.ctypes.data, self.size, 0)
         self.threads = int(params["team_size"][0])
 
 
@@ -59,8 +60,10 @@ class PythonTeam:
     """Safe everywhere; waking its threads costs some tens of microseconds a token."""
 
     def __init__(self, kernels: Kernels, threads: int) -> None:
-        self.threads = threads
+        self.size = self.threads = threads
         self._kernel = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(kernels.run)
+        from concurrent.futures import ThreadPoolExecutor  # takes longer to import than everything else here
+
         # As many as are needed: they wait for each other, so none may wait for a turn.
         self._others = ThreadPoolExecutor(threads - 1) if threads > 1 else None
 

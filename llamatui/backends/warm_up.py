@@ -6,7 +6,7 @@ from llamatui.backends.base import Backend
 from llamatui.backends.checkpoint import Checkpoint
 from llamatui.backends.kernels.cache import Compilation, failure
 from llamatui.backends.numpy_backend import NumpyBackend
-from llamatui.backends.registry import KERNELS, backend_class
+from llamatui.backends.registry import KERNELS, compiled_backend
 from llamatui.errors import BackendError
 
 KEPT_BYTES = 200 << 20
@@ -18,17 +18,24 @@ def numpy_until_compiled(name: str, checkpoint: Checkpoint, threads: int) -> Bac
     kind = KERNELS[name]
     interim = NumpyBackend(checkpoint, threads, KEPT_BYTES)
     if reason := failure(kind):
-        interim.note = f"{name} could not be compiled: {reason.splitlines()[-1]}"
+        interim.note = (
+            f"{name} could not be compiled: {reason.splitlines()[-1]}; --backend {name} tries it again"
+        )
         return interim
-    compilation = Compilation(kind)
-    interim.note = f"{name} is being compiled for this CPU, once"
+    try:
+        compilation = Compilation(kind)
+    except BackendError as error:
+        interim.note = error.message
+        return interim
+    interim.preparing = name
+    interim.note = f"{name} is being compiled for this CPU, once; until then numpy runs"
 
     def replace() -> None:
         try:
-            kernels = compilation.wait()
-            interim.replacement = backend_class(name)(checkpoint, threads, kernels)  # type: ignore[call-arg]
-        except BackendError as error:
-            interim.note = error.message
+            interim.replacement = compiled_backend(name, checkpoint, threads, compilation.wait())
+        except Exception as error:  # numpy goes on; a thread that dies would only litter the screen
+            interim.note = str(error) or f"{name} could not be prepared: {type(error).__name__}"
+        interim.preparing = ""
 
     threading.Thread(target=replace, name="kernels", daemon=True).start()
     return interim

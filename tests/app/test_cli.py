@@ -81,6 +81,8 @@ def test_json_has_the_whole_schema(tiny_model: Path) -> None:
         2,
         "--threads",
         1,
+        "--backend",
+        "numpy",
     )
     assert list(content) == [
         "schema", "id", "created_at", "model", "backend", "mode", "sampling", "prompt", "text",
@@ -91,7 +93,7 @@ def test_json_has_the_whole_schema(tiny_model: Path) -> None:
     assert content["model"]["name"] == "tiny"
     assert content["model"]["format"] == "v0"
     assert len(content["model"]["sha256"]) == 64
-    assert content["backend"] == {"name": "numpy", "threads": 1}
+    assert content["backend"] == {"name": "numpy", "threads": 1, "swapped": None}
     assert content["sampling"] == {
         "temperature": 0.7, "top_p": 0.8, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "seed": 5,
     }  # fmt: skip

@@ -36,6 +36,7 @@ class Echo:
     """Answers "ok" and ends its turn."""
 
     prefill_chunk = 64
+    replacement = None
     config = SimpleNamespace(max_seq_len=256, n_layers=1, n_kv_heads=1, head_dim=1)
 
     def forward(self, tokens, cache):

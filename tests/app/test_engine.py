@@ -2,6 +2,7 @@
 
 import math
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 from llamatui.app.engine import Generation, Limits, Session
 from llamatui.app.sampler import Sampler
 from llamatui.app.sampling import Sampling
-from llamatui.backends.base import FloatArray, KVCache
+from llamatui.backends.base import Backend, FloatArray, KVCache
 from llamatui.backends.checkpoint import Checkpoint
 from llamatui.backends.numpy_backend import NumpyBackend
+from llamatui.backends.registry import create_backend
 from llamatui.errors import BackendError, ContextOverflowError
 
 GREEDY = Sampling(temperature=0.0)
@@ -246,6 +248,81 @@ def test_swap_goes_on_with_the_same_cache(backend: Counting, tiny_model: Path, t
     more, generation = run(session, list(session.tokens), max_new_tokens=4)
     assert generation.cached_tokens == 6
     assert first + more == run(Session(backend), [1, 2, 3], max_new_tokens=8)[0]
+
+
+def replace_after(backend: Counting, n: int, replacement: Backend) -> None:
+    """`replacement` is ready after `n` of the backend's steps."""
+    forward = backend._forward
+
+    def step(tokens: npt.NDArray[np.int64], cache: KVCache, all_positions: bool) -> FloatArray:
+        logits = forward(tokens, cache, all_positions)
+        if len(backend.calls) == n:
+            backend.replacement = replacement
+        return logits
+
+    backend._forward = step  # type: ignore[method-assign]
+
+
+@pytest.fixture
+def faster(tiny_model: Path) -> Counting:
+    faster = Counting(Checkpoint(tiny_model), 1)
+    faster.name = "faster"  # type: ignore[misc]
+    return faster
+
+
+def test_a_replacement_takes_over_in_mid_text(backend: Counting, faster: Counting) -> None:
+    expected, _ = run(Session(backend), [1, 2, 3])
+    backend.calls.clear()
+    replace_after(backend, 4, faster)
+    session = Session(backend)
+    ids, generation = run(session, [1, 2, 3])
+    assert ids == expected
+    assert (backend.calls, faster.calls) == ([3, 1, 1, 1], [1] * 6), "nothing is run twice"
+    assert session.backend is faster
+    assert generation.swap is not None
+    assert (generation.swap.at, generation.swap.old, generation.swap.new) == (4, "numpy", "faster")
+    assert 0 < generation.swap.decode_s < generation.timings.decode_s
+    assert generation.rate > 0
+    # The next generation began with it.
+    assert run(session, list(session.tokens))[1].swap is None
+
+
+def test_a_replacement_takes_over_between_chunks_of_prefill(backend: Counting, faster: Counting) -> None:
+    expected, _ = run(Session(backend), list(range(20)), max_new_tokens=3)
+    backend.calls.clear()
+    replace_after(backend, 1, faster)
+    ids, generation = run(Session(backend), list(range(20)), max_new_tokens=3)
+    assert ids == expected
+    assert (backend.calls, faster.calls) == ([8], [8, 4, 1, 1])
+    assert generation.swap is not None
+    assert generation.swap.at == 0
+    assert generation.rate == generation.timings.decode_tps
+
+
+def test_a_replacement_that_is_there_from_the_start_is_no_swap(backend: Counting, faster: Counting) -> None:
+    session = Session(backend)
+    backend.replacement = faster
+    assert run(session, [1, 2, 3])[1].swap is None
+    assert backend.calls == []
+
+
+def test_a_fork_goes_on_with_the_replacement(backend: Counting, faster: Counting) -> None:
+    session = Session(backend)
+    run(session, [1, 2, 3], max_new_tokens=2)
+    backend.replacement = faster
+    assert session.fork().backend is faster
+
+
+@pytest.mark.skipif(find_spec("numba") is None, reason="no Numba")
+def test_numpy_s_text_goes_on_with_compiled_kernels(backend: Counting) -> None:
+    expected, _ = run(Session(backend), [1, 2, 3], max_new_tokens=40)
+    backend.calls.clear()
+    replace_after(backend, 17, create_backend("numba", backend.checkpoint, 2))
+    session = Session(backend)
+    ids, generation = run(session, [1, 2, 3], max_new_tokens=40)
+    assert ids == expected
+    assert generation.swap is not None
+    assert (generation.swap.at, session.backend.name) == (17, "numba")
 
 
 def test_records_say_what_the_model_thought(backend: Counting) -> None:

@@ -1,14 +1,18 @@
 """Opening a model: what belongs to it, and the small public API."""
 
+import gc
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import llamatui
-from llamatui.app.model import load_model
+from llamatui.app.engine import Session
+from llamatui.app.model import LoadedModel, load_model
 from llamatui.app.store import tokenizers_folder
 from llamatui.backends.checkpoint_writer import write_checkpoint
+from llamatui.backends.numpy_backend import NumpyBackend
 from llamatui.errors import ContextOverflowError, ModelError, TokenizerMissingError, UsageError
 from tests.tiny import CHATML_TINY, TINY, random_weights, write_chat_tokenizer, write_tokenizer_bin
 
@@ -47,6 +51,31 @@ def test_progress_is_told(tiny_model: Path) -> None:
     steps: list[str] = []
     load_model(tiny_model, progress=steps.append)
     assert len(steps) == 3
+
+
+@pytest.fixture
+def interim(tiny_model: Path) -> LoadedModel:
+    """On numpy, as long as "numba" is being prepared; with more threads asked for than anything has."""
+    model = load_model(tiny_model, backend="numpy", threads=8)
+    model.backend.preparing, model.backend.note = "numba", "numba is being compiled"
+    return model
+
+
+def test_a_model_has_the_backend_that_is_ready_and_holds_no_other(interim: LoadedModel) -> None:
+    old = weakref.ref(interim.backend)
+    new = NumpyBackend(interim.checkpoint, 2)
+    interim.backend.replacement = new
+    assert Session(interim.backend).backend is new
+    gc.collect()
+    assert old() is None
+
+
+def test_warnings_say_why_it_is_slow(interim: LoadedModel) -> None:
+    assert interim.warnings == []
+    interim.backend.preparing, interim.backend.note = "", "numba could not be compiled: boom"
+    assert interim.warnings == ["numba could not be compiled: boom"]
+    interim.backend.replacement = NumpyBackend(interim.checkpoint, 2)
+    assert interim.warnings == ["8 threads asked for, 2 available"]
 
 
 @pytest.fixture

@@ -25,12 +25,12 @@ def others(monkeypatch: pytest.MonkeyPatch) -> None:
         EntryPoint("broken", "no_such_module:Nothing", "llamatui.backends"),
         EntryPoint("odd", "pathlib:Path", "llamatui.backends"),
     ]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    monkeypatch.setattr(registry, "_entry_points", lambda: points)
 
 
 @pytest.mark.usefixtures("others")
 def test_other_packages_add_backends(tiny_model: Path) -> None:
-    assert registry.backend_names() == ["numpy", "broken", "odd", "third"]
+    assert registry.backend_names() == ["numba", "q8_0", "numpy", "broken", "odd", "third"]
     assert registry.create_backend("third", Checkpoint(tiny_model)).name == "third"
 
 

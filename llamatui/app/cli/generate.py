@@ -16,6 +16,8 @@ from llamatui.errors import LlamatuiError, UsageError
 if TYPE_CHECKING:
     from llamatui.app.engine import Generation
     from llamatui.app.model import LoadedModel
+    from llamatui.app.result import Result
+    from llamatui.backends.base import Backend
 
 DEFAULT_POSITIONS = 256  # run.c's
 
@@ -146,6 +148,13 @@ class Output:
         if not self.quiet and (self.verbose or not detail):
             print(line, file=sys.stderr)
 
+    def warn(self, result: "Result", *warnings: str) -> None:
+        """Adds to the result's warnings, and tells, those that are not among them."""
+        for warning in warnings:
+            if warning not in result.warnings:
+                result.warnings.append(warning)
+                self.note(f"warning: {warning}")
+
 
 def run(
     settings: Settings,
@@ -164,7 +173,7 @@ def run(
     from llamatui.app.cli.interrupt import cancel_on_interrupt
     from llamatui.app.engine import Limits, Session
     from llamatui.app.file_hash import file_sha256
-    from llamatui.app.result import Result, token_json
+    from llamatui.app.result import Result, backend_json, token_json
     from llamatui.app.sampler import Sampler
     from llamatui.app.text_stream import StopMatcher, stream_text
 
@@ -182,20 +191,23 @@ def run(
     limits = Limits(max_new, stop_ids, overflow, keep, logprobs)
     output.note(f"{model.path}: {describe(model)}", detail=True)
     output.note(f"tokenizer {model.tokenizer_path} ({model.tokenizer.format})", detail=True)
+    if model.backend.preparing:
+        output.note(model.backend.note, detail=True)
     sampler = Sampler(sampling)
     generation = session.start(ids, sampler, limits)
     if generation.dropped_tokens:
-        result.warnings.append(f"the prompt did not fit: {generation.dropped_tokens} tokens were dropped")
+        output.warn(result, f"the prompt did not fit: {generation.dropped_tokens} tokens were dropped")
     elif len(ids) > session.context:
-        result.warnings.append(
-            f"the prompt has {len(ids)} tokens, the context only {session.context}: nothing was generated"
+        output.warn(
+            result,
+            f"the prompt has {len(ids)} tokens, the context only {session.context}: nothing was generated",
         )
     elif max_new == 0 and max_tokens != 0:
-        result.warnings.append(
-            f"the prompt has {len(ids)} tokens, which -n {n or DEFAULT_POSITIONS} leaves no room behind"
+        output.warn(
+            result,
+            f"the prompt has {len(ids)} tokens, which -n {n or DEFAULT_POSITIONS} leaves no room behind",
         )
-    for warning in result.warnings:
-        output.note(f"warning: {warning}")
+    output.warn(result, *model.warnings)
     result.records = None if logprobs is None else []
     matcher = StopMatcher(stops)
     if output.jsonl:
@@ -203,6 +215,7 @@ def run(
     if system is None:
         output.text(text)
     failure: LlamatuiError | None = None
+    told_swap = None
     with cancel_on_interrupt(generation):
         try:
             for record, piece in stream_text(generation, model.tokenizer, matcher):
@@ -212,14 +225,20 @@ def run(
                 if record and result.records is not None:
                     result.records.append(record)
                     delta["token"] = token_json(model.tokenizer, record)
+                if generation.swap != told_swap:
+                    told_swap = generation.swap
+                    delta["backend"] = backend_json(session.backend, told_swap)
                 output.event("delta", delta)
         except LlamatuiError as error:
             failure = error
     result.stop_sequence = matcher.matched
     output.text("\n")
+    output.warn(result, *model.warnings)  # some are known only now
+    if swap := generation.swap:
+        output.note(f"swapped from {swap.old} to {swap.new} at token {swap.at}", detail=True)
     if output.json or output.jsonl:
         output.end(result.as_json(model, sampler, generation, failure))
-    output.note(summary(model, generation))
+    output.note(summary(generation))
     if failure:
         raise failure
     if generation.finish_reason == "cancelled":
@@ -264,14 +283,30 @@ def describe(model: "LoadedModel") -> str:
     c = model.checkpoint.config
     return (
         f"{c.n_params / 1e6:.1f} M parameters, {c.n_layers} layers, vocabulary {c.vocab_size}, "
-        f"context {c.max_seq_len}, {model.backend.name} on {model.backend.threads} threads"
+        f"context {c.max_seq_len}, {model.backend.name} on {team(model.backend)}"
     )
 
 
-def summary(model: "LoadedModel", generation: "Generation") -> str:
-    t = generation.timings
+def team(backend: "Backend") -> str:
+    """How many threads run it, and whose."""
+    from llamatui.backends.registry import KERNELS
+
+    if backend.threads == 1 or backend.name not in KERNELS:
+        return counted(backend.threads)
+    from llamatui.backends.team import openmp
+
+    return f"{backend.threads} {'OpenMP' if openmp() else 'Python'} threads"
+
+
+def summary(generation: "Generation") -> str:
+    times, backend, swap = generation.timings, generation.session.backend, generation.swap
     return (
-        f"{len(generation.new_tokens)} tokens, {t.decode_tps:.1f} tok/s "
-        f"(prompt {t.prefill_tokens} tokens, {t.prefill_tps:.1f} tok/s) · "
-        f"{model.backend.name}, {model.backend.threads} threads · {generation.finish_reason}"
+        f"{len(generation.new_tokens)} tokens, {times.decode_tps:.1f} tok/s "
+        f"(prompt {times.prefill_tokens} tokens, {times.prefill_tps:.1f} tok/s) · "
+        f"{f'{swap.old}, then ' if swap else ''}{backend.name}, {counted(backend.threads)} · "
+        f"{generation.finish_reason}"
     )
+
+
+def counted(threads: int) -> str:
+    return f"{threads} thread{'s' if threads != 1 else ''}"

@@ -143,7 +143,7 @@ def show(content: dict[str, Any]) -> None:
     if content["format"] == "gguf":
         weights = f"{size(needs['weights_mapped'])} once it is converted"
     if needs["weights_dequantized"]:
-        weights += f"; the numpy backend adds {size(needs['weights_dequantized'])}"
+        weights += f"; numpy and numba add {size(needs['weights_dequantized'])}"
     rows = {
         "file": f"{content['path']} ({size(content['file_size'])})",
         "sha256": content["sha256"],

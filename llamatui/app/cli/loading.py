@@ -95,15 +95,16 @@ def _load(settings: Settings) -> "LoadedModel":
 
 
 def _narrate(step: str) -> None:
-    """Says only what takes long, converting a GGUF file, and what there is to know about it."""
+    """Says only what takes long, converting a GGUF file or compiling, and what there is to know about it."""
     from llamatui.app.gguf_cache import CONVERTING, NOTE
+    from llamatui.backends.registry import COMPILING
 
     if step.startswith(NOTE):
         print(step, file=sys.stderr)
     elif sys.stderr.isatty():
-        shown = step if step.startswith(CONVERTING) else ""
+        shown = step if step.startswith((CONVERTING, COMPILING)) else ""
         print(f"\r{shown}\x1b[K", end="", file=sys.stderr, flush=True)
-    elif step == CONVERTING:
+    elif step in (CONVERTING, COMPILING):
         print(step, file=sys.stderr, flush=True)
 
 

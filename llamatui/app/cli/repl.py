@@ -28,6 +28,7 @@ def repl(settings: Settings, system: str | None, *, json: bool = False) -> None:
     chat = Conversation(loading.load(settings), system, context=settings.context or None)
     sha256 = file_sha256(chat.model.path) if json else ""
     show = printable if sys.stdout.isatty() else str
+    told: list[str] = []
     for line in sys.stdin.buffer:
         question = decode(line).rstrip("\r\n")
         if not question.strip():
@@ -41,9 +42,13 @@ def repl(settings: Settings, system: str | None, *, json: bool = False) -> None:
                 if not json:
                     sys.stdout.write(show(piece))
                     sys.stdout.flush()
+        result.warnings = [warning for warning in chat.model.warnings if warning not in told]
+        told += result.warnings
         sys.stdout.write(dumps(result.as_json(chat.model, sampler, generation)) + "\n" if json else "\n")
         sys.stdout.flush()
         chat.finish(generation.new_tokens, result.text)
+        for warning in result.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
         if generation.dropped_tokens:
             print(f"the context is full: {generation.dropped_tokens} tokens were forgotten", file=sys.stderr)
         if generation.finish_reason == "context":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, get_args
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
+from textual.timer import Timer
 
 from llamatui.app import catalogue
 from llamatui.app.tui.error_screen import ErrorChoice, ErrorScreen
@@ -23,6 +24,8 @@ from llamatui.errors import LlamatuiError, TokenizerMissingError, UsageError
 
 if TYPE_CHECKING:
     from llamatui.app.model import LoadedModel
+
+ENGINE_CHECKS_PER_SECOND = 10
 
 
 class LlamaApp(App[None]):
@@ -44,6 +47,7 @@ class LlamaApp(App[None]):
         self.options = options
         self.runner = Runner()
         self.model: LoadedModel | None = None
+        self._watch: Timer | None = None  # while a faster engine is on its way
         self._exit_code = 0
         for name in get_args(RoomName):
             # The prompt is for the room that was asked for.
@@ -76,6 +80,8 @@ class LlamaApp(App[None]):
         self.model = message.model
         if self.screen_stack:
             self._open(message.model)
+            self._watch = self.set_interval(1 / ENGINE_CHECKS_PER_SECOND, self._watch_engine)
+            self._watch_engine()
 
     def on_load_failed(self, message: LoadFailed) -> None:
         if self.screen_stack:
@@ -86,6 +92,21 @@ class LlamaApp(App[None]):
             self.room.open(model)
         except LlamatuiError as error:
             self._fail(f"{model.name} cannot chat", error, story_instead=True)
+
+    def _watch_engine(self) -> None:
+        """Shows the engine that was on its way as soon as it is there, and says why nothing faster runs."""
+        assert self.model is not None
+        assert self._watch is not None
+        if self.model.backend.preparing:
+            return
+        self._watch.stop()
+        self._show_engine()
+        for warning in self.model.warnings:
+            self.notify(warning, title="Slower than it could be", severity="warning", markup=False)
+
+    def _show_engine(self) -> None:
+        if self.room.model is not None:
+            self.room.show_engine()
 
     def _fail(self, title: str, error: Exception, *, story_instead: bool = False) -> None:
         """Shows the error; until the reader chose something else, it is also the exit code."""
@@ -112,6 +133,7 @@ class LlamaApp(App[None]):
         """Goes to a room with the same model; it is as it was left."""
         self.room.stop()
         await self.switch_mode(name)
+        self._show_engine()
         if self.model is not None and self.room.model is None:
             self._open(self.model)
 

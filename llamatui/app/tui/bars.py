@@ -27,7 +27,7 @@ class Bar(Widget):
 
 
 class Header(Bar):
-    """`story   stories15M · numba · 2 threads                     812 tok/s`"""
+    """`story   stories15M · numpy · 2 threads · compiling numba     31 tok/s`"""
 
     DEFAULT_CSS = """
     Header { dock: top; height: 2; border-bottom: solid $border-blurred; padding: 0 2; }
@@ -37,8 +37,9 @@ class Header(Bar):
         super().__init__()
         self._room = room
 
-    def show(self, what: str) -> None:
-        self.left = Content.assemble((self._room, "bold $accent"), "   ", what)
+    def show(self, what: str, soon: str = "") -> None:
+        """`soon`: what is on its way, more quietly."""
+        self.left = Content.assemble((self._room, "bold $accent"), "   ", what, (soon, "dim") if soon else "")
 
     def show_rate(self, tokens_per_second: float) -> None:
         rate = tokens_per_second

@@ -10,7 +10,7 @@ from textual.widget import Widget
 from llamatui.app.tui.bars import Status
 from llamatui.app.tui.composer import Composer
 from llamatui.app.tui.error_screen import explain
-from llamatui.app.tui.room import Room
+from llamatui.app.tui.room import Room, swap_notice
 from llamatui.app.tui.runner import Run
 from llamatui.app.tui.sampling_panel import SamplingPanel
 from llamatui.app.tui.system_dialog import SystemDialog
@@ -150,6 +150,8 @@ class ChatRoom(Room):
             await transcript.note(f"{message}. {hint}" if hint else message, "error")
         if generation is None or self.session is None:
             return
+        if notice := swap_notice(generation):
+            await transcript.note(notice)
         if dropped := generation.dropped_tokens:
             await transcript.note(
                 f"The context of {self.session.context} tokens was full: the oldest {dropped} are forgotten.",

@@ -28,6 +28,14 @@ FRAMES_PER_SECOND = 30
 RATES_PER_SECOND = 4  # a number that changes faster cannot be read
 
 
+def swap_notice(generation: "Generation | None") -> str:
+    """What a reader should know about a text that two engines wrote; "" where they agree."""
+    swap = generation.swap if generation else None
+    if swap is None or "q8_0" not in (swap.old, swap.new):
+        return ""
+    return f"{swap.new} took over from {swap.old} here: it rounds a little differently."
+
+
 class Room(Screen[None]):
     """Subclasses say what is on the screen and what a generation's text becomes."""
 
@@ -133,12 +141,18 @@ class Room(Screen[None]):
         """
         self.opened(model)
         self.model = model
-        backend = model.backend
-        threads = f"{backend.threads} thread{'s' if backend.threads != 1 else ''}"
-        self.query_one(Header).show(f"{model.name} · {backend.name} · {threads}")
+        self.show_engine()
         self.query_one(Status).say("ready")
         self._show_context()
         self.refresh_bindings()
+
+    def show_engine(self) -> None:
+        """Names what runs, and what is on its way."""
+        assert self.model is not None
+        backend = self.model.backend
+        threads = f"{backend.threads} thread{'s' if backend.threads != 1 else ''}"
+        soon = f" · compiling {backend.preparing}" if backend.preparing else ""
+        self.query_one(Header).show(f"{self.model.name} · {backend.name} · {threads}", soon)
 
     def announce(self, text: str) -> None:
         """Says what follows as soon as the model is ready."""
@@ -183,6 +197,7 @@ class Room(Screen[None]):
         finally:
             self._turning = False
         self._show_progress(run)
+        self.show_engine()  # how many threads there are is known for certain only now
         if run.error is not None:
             message, hint = explain(run.error)
             self.query_one(Status).say(f"{message}: {hint}" if hint else message, "$text-error")
@@ -199,7 +214,7 @@ class Room(Screen[None]):
             self.query_one(Status).say(f"reading {generation.processed}/{unread}")
         elif self.run is not None:
             self.query_one(Status).say("writing")
-        self.query_one(Header).show_rate(generation.timings.decode_tps)
+        self.query_one(Header).show_rate(generation.rate)
         self.query_one(SamplingPanel).show_seed(generation.sampler.seed)
         self._show_context(generation.dropped_tokens)
 

@@ -17,7 +17,7 @@ from llamatui.app.tui.error_screen import explain
 from llamatui.app.tui.flow import printable
 from llamatui.app.tui.launch import Launch
 from llamatui.app.tui.page import Page
-from llamatui.app.tui.room import Room
+from llamatui.app.tui.room import Room, swap_notice
 from llamatui.app.tui.runner import Run, Runner
 from llamatui.app.tui.sampling_panel import SamplingPanel
 from llamatui.errors import LlamatuiError
@@ -216,6 +216,8 @@ You begin, the model goes on, and you may write along at any time.
         if torn := "".join([printable(piece.text) for piece in run.pieces[len(pieces) :]]):
             page.truncate(len(page.text) - len(torn))  # they began a character that never came
         page.writing = False
+        if notice := swap_notice(run.generation):
+            self.notify(notice)
         if run.error is not None:
             message, hint = explain(run.error)
             self.notify(f"{message}\n{hint}", title="The model failed", severity="error", markup=False)

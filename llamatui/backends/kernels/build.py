@@ -9,10 +9,10 @@ int64 workers)` and `run_openmp(void *params)`, and needs nothing of Numba's whe
 import os
 import subprocess
 import sys
-import time
 import traceback
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from numba.core.registry import cpu_target
 
 from llamatui.backends.kernels.cache import store
 
-LOCK_SECONDS = 300
-"""A compilation that has been at work for so long was killed."""
+CHECK_SECONDS = 120
+"""Kernels whose test takes so long never come back."""
 
 
 class InlineLibrary(JITCodeLibrary):
@@ -87,31 +87,42 @@ def _export(module: Any, library: Any, kernel: Any, name: str, n_args: int) -> N
     builder.ret_void()
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Waits for other processes to be done in here. The lock ends with its process, however that ends."""
+    with path.open("w") as file:
+        if sys.platform == "win32":
+            import msvcrt
+
+            while True:
+                with suppress(OSError):  # after ten seconds
+                    msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+                    break
+        else:
+            import fcntl
+
+            with suppress(OSError):  # a file system without locks: to compile twice is better than not at all
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def build(kind: str, path: Path) -> None:
     """Compiles into `path`, unless another process just does: then waits for it."""
-    lock = path.with_suffix(".lock")
-    while not path.exists():
-        try:
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        except FileExistsError:
-            with suppress(OSError):
-                if time.time() - lock.stat().st_mtime > LOCK_SECONDS:
-                    lock.unlink()
-            time.sleep(0.1)
-            continue
+    with alone(path.with_suffix(".lock")):
+        if path.exists():
+            return
         candidate = path.with_suffix(f".{os.getpid()}.candidate")
         try:
             code = object_code(kind)
             candidate.write_bytes(code)
             # In a process of its own: code that is wrong for this machine may do anything.
             check = [sys.executable, "-P", "-m", "llamatui.backends.kernels.check", kind, str(candidate)]
-            result = subprocess.run(check, capture_output=True, text=True)
+            result = subprocess.run(check, capture_output=True, text=True, timeout=CHECK_SECONDS)
             if result.returncode:
                 raise RuntimeError(f"compiled, but failed its test ({result.returncode}): {result.stderr}")
             store(path, code)
         finally:
             candidate.unlink(missing_ok=True)
-            lock.unlink(missing_ok=True)
 
 
 def main() -> int:

@@ -6,8 +6,10 @@ another kind of machine, finds nothing and compiles anew, and what is found fits
 whose import is a fraction of Numba's.
 """
 
+import atexit
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -49,13 +51,15 @@ class Kernels:
 def folder() -> Path:
     """Where object files are: `LLAMATUI_KERNELS`, the user's cache folder, or one for this process alone."""
     named = os.environ.get("LLAMATUI_KERNELS")
-    path = Path(named) if named else user_cache_path("llamatui", appauthor=False) / "kernels"
+    path = Path(named).absolute() if named else user_cache_path("llamatui", appauthor=False) / "kernels"
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             return path
     except OSError:
-        return Path(tempfile.mkdtemp(prefix="llamatui-kernels-"))
+        path = Path(tempfile.mkdtemp(prefix="llamatui-kernels-"))
+        atexit.register(shutil.rmtree, path, ignore_errors=True)
+        return path
 
 
 def object_path(kind: str) -> Path:
@@ -74,7 +78,10 @@ def object_path(kind: str) -> Path:
 
 def load_kernels(kind: str) -> Kernels | None:
     """Kernels from the cache; None where they are not there, or damaged."""
-    path = object_path(kind)
+    return _load(object_path(kind))
+
+
+def _load(path: Path) -> Kernels | None:
     try:
         content = path.read_bytes()
     except OSError:
@@ -96,8 +103,12 @@ def store(path: Path, code: bytes) -> None:
 
 def failure(kind: str) -> str:
     """What an earlier compilation of these kernels failed with; "" if none did."""
+    return _failure(object_path(kind))
+
+
+def _failure(path: Path) -> str:
     try:
-        return object_path(kind).with_suffix(".failed").read_text("utf-8", "replace").strip()
+        return path.with_suffix(".failed").read_text("utf-8", "replace").strip()
     except OSError:
         return ""
 
@@ -108,6 +119,9 @@ class Compilation:
     """
 
     def __init__(self, kind: str) -> None:
+        """Raises:
+        BackendError: There can be no process.
+        """
         self._kind = kind
         self._path = object_path(kind)
         # NUMBA_* is for the user's own programs: some of it, as NUMBA_DISABLE_JIT, would break this.
@@ -121,9 +135,22 @@ class Compilation:
         # -P: not modules of the current folder, which may be anyone's.
         command = [sys.executable, "-P", "-m", "llamatui.backends.kernels.build", kind, str(self._path)]
         null = subprocess.DEVNULL
-        self._child = subprocess.Popen(
-            command, env=environment, stdin=null, stdout=null, stderr=null, start_new_session=True
-        )
+        # Numba reads settings from the current folder, so that is ours.
+        try:
+            self._child = subprocess.Popen(
+                command,
+                cwd=self._path.parent,
+                env=environment,
+                stdin=null,
+                stdout=null,
+                stderr=null,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise BackendError(f"the compiler cannot be started: {error}", "use --backend numpy") from error
+
+    def running(self) -> bool:
+        return self._child.poll() is None
 
     def wait(self) -> Kernels:
         """The kernels, as soon as they are there.
@@ -131,10 +158,10 @@ class Compilation:
         Raises:
             BackendError: They cannot be compiled.
         """
-        self._child.wait()
-        kernels = load_kernels(self._kind)
+        code = self._child.wait()
+        kernels = _load(self._path)
         if kernels is None:
-            reason = failure(self._kind).splitlines() or ["the compiler ended"]
+            reason = _failure(self._path).splitlines() or [f"the compiler ended with {code}"]
             raise BackendError(
                 f"the {self._kind} kernels could not be compiled: {reason[-1]}",
                 f"use --backend numpy; {self._path.with_suffix('.failed')} has the details",
@@ -143,4 +170,5 @@ class Compilation:
 
     def __del__(self) -> None:
         # A child that is still at work when its parent lets go of it is meant to be, so no ResourceWarning.
-        self._child.returncode = 0 if self._child.returncode is None else self._child.returncode
+        if hasattr(self, "_child") and self._child.returncode is None:
+            self._child.returncode = 0

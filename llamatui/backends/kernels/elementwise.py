@@ -19,7 +19,7 @@ MAX_QUANTIZED = np.float32(127)
 
 @njit(**{**OPTIONS, "fastmath": {"contract"}})
 def exp(x):
-    """e^x within 2 units in the last place, for x clipped to -87..88: a polynomial that LLVM can vectorize."""
+    """e^x to 2 units in the last place, x clipped to -87..88: a polynomial, which LLVM can vectorize."""
     x = np.float32(-87) if x < np.float32(-87) else x
     x = np.float32(88) if x > np.float32(88) else x
     n = np.floor(x * LOG2_E + np.float32(0.5))
@@ -37,7 +37,7 @@ def exp(x):
 
 @njit(**{**OPTIONS, "fastmath": FLOAT_FLAGS | {"nnan", "ninf"}})
 def largest(x):
-    """Largest of x. Only here may the compiler forget about NaN, which keeps a maximum from being a vector."""
+    """Largest of x. Only here may LLVM forget NaN, which keeps a maximum from being vectorized."""
     m = x[0]
     for i in range(x.size):
         m = max(m, x[i])
@@ -86,7 +86,7 @@ def exp_scores(scores, scale):
 
 @kernel
 def largest_magnitude_bits(x_bits):
-    """Bits of the largest |x|, from the bits of x (n,) int32. Magnitudes are ordered as their bits, NaN last."""
+    """Bits of the largest |x|, from those of x (n,) int32: magnitudes are ordered as their bits, NaN last."""
     m = np.int32(0)
     for i in range(x_bits.size):
         m = max(m, np.int32(x_bits[i] & np.int32(0x7FFFFFFF)))

@@ -115,7 +115,7 @@ def _procedure(n_args: int, body: Callable[..., None]) -> Any:
 
 
 def _dot_rows(n_rows: int, unroll: int) -> Any:
-    """(w, row_stride, x, n, out): out[r] = the dot product of w's row r and x, n / LANES vectors of floats."""
+    """(w, row_stride, x, n, out): out[r] = w's row r · x, of n vectors of floats."""
 
     def body(b: Builder, w: Any, stride: Any, x: Any, n: Any, out: Any) -> None:
         zero = ir.Constant(FLOATS, [0.0] * LANES)
@@ -199,7 +199,7 @@ def _transposed(b: Builder, rows: list[Any]) -> list[Any]:
 
 
 def _transpose_bytes() -> Any:
-    """(source, row_stride, out, out_stride): LANES rows of LANES int8 quadruples, columns to rows, unsigned."""
+    """(source, row_stride, out, out_stride): as `transpose`, of int8 quadruples made unsigned."""
 
     def body(b: Builder, source: Any, stride: Any, out: Any, out_stride: Any) -> None:
         rows = [

@@ -100,6 +100,7 @@ Say = Callable[..., None]
 @pytest.fixture
 def say(monkeypatch: pytest.MonkeyPatch) -> Say:
     """say("text", ...): from then on the model is scripted, and says this."""
+    monkeypatch.setattr(registry, "default_backend", lambda checkpoint: ScriptedBackend.name)
     monkeypatch.setattr(registry, "backend_class", lambda name: ScriptedBackend)
 
     def prepare(

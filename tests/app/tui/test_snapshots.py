@@ -34,7 +34,7 @@ def frozen(monkeypatch):
 @pytest.fixture
 def snapshot_of(snap_compare, make_app, wait_until):
     def compare(room, *keys, size=(80, 24), **options):
-        app = make_app(room, **options)
+        app = make_app(room, **{"backend": "numpy", **options})  # there everywhere, and never in the making
 
         async def run(pilot):
             await wait_until(lambda: app.room.model is not None or isinstance(app.screen, ErrorScreen))

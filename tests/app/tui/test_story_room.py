@@ -156,7 +156,6 @@ async def test_sampling_holds_from_the_next_words_on(open_room, wait_until):
         await pilot.press("escape", "r")
         await wait_until(lambda: not room.busy)
         assert page(room) != greedy
-        assert room.session.backend.name == "numpy"
 
 
 async def test_nonsense_in_the_panel_changes_nothing(open_room):
@@ -268,7 +267,8 @@ async def test_half_a_character_is_taken_back_when_it_is_stopped(open_room, wait
 
 async def test_rate_and_model_stand_at_the_top(open_room, wait_until):
     async with open_room("story") as (room, pilot):
-        assert room.query_one(Header).left.plain.startswith("story   tiny · numpy · ")
+        name = room.session.backend.name
+        assert room.query_one(Header).left.plain.startswith(f"story   tiny · {name} · ")
         await begin(room, pilot, wait_until)
         assert room.query_one(Header).right.plain.endswith("tok/s")
 
