@@ -62,10 +62,12 @@ class PythonTeam:
     def __init__(self, kernels: Kernels, threads: int) -> None:
         self.size = self.threads = threads
         self._kernel = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(kernels.run)
-        from concurrent.futures import ThreadPoolExecutor  # takes longer to import than everything else here
+        self._others = None
+        if threads > 1:
+            from concurrent.futures import ThreadPoolExecutor  # slow to import
 
-        # As many as are needed: they wait for each other, so none may wait for a turn.
-        self._others = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+            # As many as are needed: they wait for each other, so none may wait for a turn.
+            self._others = ThreadPoolExecutor(threads - 1)
 
     def run(self, params: npt.NDArray[np.void]) -> None:
         at = params.ctypes.data
@@ -74,9 +76,11 @@ class PythonTeam:
             if self._others
             else []
         )
-        self._kernel(at, 0, self.threads)
-        for other in others:
-            other.result()
+        try:
+            self._kernel(at, 0, self.threads)
+        finally:  # Ctrl+C arrives here: no worker may go on when the buffers are used again
+            for other in others:
+                other.result()
 
 
 @cache

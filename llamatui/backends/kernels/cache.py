@@ -10,9 +10,11 @@ import atexit
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
@@ -25,6 +27,11 @@ from llamatui.backends.kernels.cpu import detect
 from llamatui.errors import BackendError
 
 DIGEST_SIZE = 32
+FAILURE_SECONDS = 24 * 3600
+"""For so long a failed compilation is not tried again unasked: its cause, as a full disk, may have passed."""
+CRASHES = {
+    -number for name, number in vars(signal).items() if name in ("SIGABRT", "SIGBUS", "SIGILL", "SIGSEGV")
+}
 
 
 class Kernels:
@@ -102,13 +109,16 @@ def store(path: Path, code: bytes) -> None:
 
 
 def failure(kind: str) -> str:
-    """What an earlier compilation of these kernels failed with; "" if none did."""
+    """What an earlier compilation of these kernels failed with, not long ago; "" if none did."""
     return _failure(object_path(kind))
 
 
 def _failure(path: Path) -> str:
+    failed = path.with_suffix(".failed")
     try:
-        return path.with_suffix(".failed").read_text("utf-8", "replace").strip()
+        if time.time() - failed.stat().st_mtime > FAILURE_SECONDS:
+            return ""
+        return failed.read_text("utf-8", "replace").strip()
     except OSError:
         return ""
 
@@ -161,6 +171,11 @@ class Compilation:
         code = self._child.wait()
         kernels = _load(self._path)
         if kernels is None:
+            if code in CRASHES:
+                with suppress(OSError):
+                    self._path.with_suffix(".failed").write_text(
+                        f"the compiler crashed, signal {-code}", "utf-8"
+                    )
             reason = _failure(self._path).splitlines() or [f"the compiler ended with {code}"]
             raise BackendError(
                 f"the {self._kind} kernels could not be compiled: {reason[-1]}",

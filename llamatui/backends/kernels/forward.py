@@ -84,12 +84,12 @@ def prepare_q8_0(p, x, cols, n, passed, me):
 def matmul_fp32(p, matrix, rows, cols, x, n, out, accumulate, me):
     """out[t] = W x[t] for n tokens, or += with `accumulate`; this worker's rows of W (rows, cols)."""
     w, _ = matrix_address(p, matrix)
+    scratch = p.scratch + me[0] * p.scratch_size
     if n == 1:
         first, last = share(rows, 1, me)
-        fp32.multiply_one(w, cols, x, out, accumulate, first, last)
+        fp32.multiply_one(w, cols, x, out, accumulate, first, last, scratch)
         return
     first, last = share(rows, TILE_ROWS, me)
-    scratch = p.scratch + me[0] * p.scratch_size
     fp32.multiply_many(w, cols, x, row_bytes(cols), n, out, row_bytes(rows), accumulate, first, last, scratch)
 
 

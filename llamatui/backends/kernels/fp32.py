@@ -8,14 +8,20 @@ import numpy as np
 from llamatui.backends.kernels.memory import floats, kernel
 from llamatui.backends.kernels.simd import (
     LANES,
+    ROWS_AT_ONCE,
     SMALL_TILE_TOKENS,
     TILE_ROWS,
     TILE_TOKENS,
     dot_row,
+    dot_rows,
     small_tile,
     tile,
     transpose,
 )
+
+LONG_ROW = 1024
+"""Columns from which rows are read several at a time. Hardware prefetchers begin anew at each page: while one
+row does, the others go on. Short rows gain nothing from that, and lose by a stream for each."""
 
 K_BLOCK = 512
 """Columns packed at a time: a tile's activations of that many fit the first-level cache."""
@@ -32,18 +38,28 @@ def dot_tail(w, x, first, n):
 
 
 @kernel
-def multiply_one(w, cols, x, out, accumulate, first, last):
-    """out[r] = W[r] · x for rows first..last - 1, or += with `accumulate`. One token."""
-    y = floats(out, last)
+def multiply_one(w, cols, x, out, accumulate, first, last, scratch):
+    """out[r] = W[r] · x for rows first..last - 1, or += with `accumulate`. One token.
+
+    scratch: Address of ROWS_AT_ONCE floats.
+    """
+    y, sums = floats(out, last), floats(scratch, ROWS_AT_ONCE)
     whole = cols // LANES
-    sums = floats(out, last)
-    for r in range(first, last):
-        before = y[r]
-        dot_row(w + r * cols * 4, cols * 4, x, whole, out + 4 * r)
-        total = sums[r]
-        if whole * LANES < cols:
-            total += dot_tail(w + r * cols * 4, x, whole * LANES, cols)
-        y[r] = before + total if accumulate else total
+    r = first
+    while r < last:
+        row = w + 4 * r * cols
+        if cols >= LONG_ROW and r + ROWS_AT_ONCE <= last:
+            dot_rows(row, 4 * cols, x, whole, scratch)
+            n = ROWS_AT_ONCE
+        else:
+            dot_row(row, 4 * cols, x, whole, scratch)
+            n = 1
+        for i in range(n):
+            total = sums[i]
+            if whole * LANES < cols:
+                total += dot_tail(row + 4 * i * cols, x, whole * LANES, cols)
+            y[r + i] = y[r + i] + total if accumulate else total
+        r += n
 
 
 @kernel

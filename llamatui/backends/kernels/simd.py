@@ -26,6 +26,7 @@ TILE_ROWS = 2 * LANES
 TILE_TOKENS = 12 if LANES == 16 else 4
 """Tokens in a tile: with two vectors of rows their sums fill the registers."""
 SMALL_TILE_TOKENS = 4
+ROWS_AT_ONCE = 4
 PREFETCH = 4096
 """Bytes ahead: hardware prefetchers stop at the end of a page, streams of weights do not."""
 
@@ -366,6 +367,7 @@ def power_of_two(typing_context: Any, n: Any) -> Any:
 
 
 dot_row = _dot_rows(1, 4)
+dot_rows = _dot_rows(ROWS_AT_ONCE, 2)
 dot_positions = _dot_positions()
 transpose = _transpose()
 tile = _tile(TILE_TOKENS)
