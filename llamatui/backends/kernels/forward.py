@@ -100,8 +100,9 @@ def matmul_q8_0(p, matrix, rows, cols, x, n, out, accumulate, me):
     size = p.group_size
     if n == 1:
         first, last = share(rows, 1, me)
+        scratch = p.scratch + me[0] * p.scratch_size
         q8_0.multiply_one(
-            w, w_scales, cols, size, p.quantized, p.scales, p.excess, out, accumulate, first, last
+            w, w_scales, cols, size, p.quantized, p.scales, p.excess, out, accumulate, first, last, scratch
         )
         return
     first, last = share(rows, TILE_ROWS, me)

@@ -15,6 +15,7 @@ from llamatui.backends.kernels.fp32 import add_tiles, clear, pack
 from llamatui.backends.kernels.memory import OPTIONS, floats, int8s, int32s, kernel
 from llamatui.backends.kernels.simd import (
     LANES,
+    ROWS_AT_ONCE,
     SMALL_TILE_TOKENS,
     TILE_ROWS,
     TILE_TOKENS,
@@ -104,29 +105,41 @@ def dot_groups(w, w_scales, x, x_scales, first, n_groups, group_size):
 
 
 @kernel
-def multiply_one(w, w_scales, cols, group_size, x, x_scales, excess, out, accumulate, first, last):
-    """out[r] = W[r] · x for rows first..last - 1, or += with `accumulate`. One token, quantized."""
-    y = floats(out, last)
+def multiply_one(
+    w, w_scales, cols, group_size, x, x_scales, excess, out, accumulate, first, last, scratch
+):  # fmt: skip
+    """out[r] = W[r] · x for rows first..last - 1, or += with `accumulate`. One token, quantized.
+
+    scratch: Address of ROWS_AT_ONCE floats.
+    """
+    y, sums = floats(out, last), floats(scratch, ROWS_AT_ONCE)
     groups = cols // group_size
     # A vector may hold two groups of 32, of which the last may be left over.
     block = max(group_size, VECTOR_BYTES)
     blocks = cols // block
-    done = blocks * block // group_size
-    for r in range(first, last):
-        before = y[r]
+    r = first
+    while r < last:
         row, scales = w + r * cols, w_scales + 4 * r * groups
-        done_groups = 0
+        n, done = 1, 0
         if VNNI:
             if group_size == 64:
-                simd.dot_q8_row_64(row, cols, scales, 4 * groups, x, excess, x_scales, blocks, out + 4 * r)
-                done_groups = done
+                simd.dot_q8_row_64(row, cols, scales, 4 * groups, x, excess, x_scales, blocks, scratch)
+                done = blocks * block // group_size
             elif group_size == 32:
-                simd.dot_q8_row_32(row, cols, scales, 4 * groups, x, excess, x_scales, blocks, out + 4 * r)
-                done_groups = done
-        total = y[r] if done_groups else np.float32(0)
-        if done_groups < groups:
-            total += dot_groups(row, scales, x, x_scales, done_groups, groups, group_size)
-        y[r] = before + total if accumulate else total
+                # Smaller groups have more scales to spread over vectors: rows share those of x.
+                if r + ROWS_AT_ONCE <= last:
+                    simd.dot_q8_rows_32(row, cols, scales, 4 * groups, x, excess, x_scales, blocks, scratch)
+                    n = ROWS_AT_ONCE
+                else:
+                    simd.dot_q8_row_32(row, cols, scales, 4 * groups, x, excess, x_scales, blocks, scratch)
+                done = blocks * block // group_size
+        for i in range(n):
+            total = sums[i] if done else np.float32(0)
+            if done < groups:
+                row, scales = w + (r + i) * cols, w_scales + 4 * (r + i) * groups
+                total += dot_groups(row, scales, x, x_scales, done, groups, group_size)
+            y[r + i] = y[r + i] + total if accumulate else total
+        r += n
 
 
 @kernel

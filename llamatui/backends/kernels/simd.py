@@ -375,7 +375,7 @@ small_tile = _tile(SMALL_TILE_TOKENS)
 if VNNI:
     transpose_bytes = _transpose_bytes()
     dot_q8_row_64 = _dot_bytes_rows(1, 64, 4)
-    dot_q8_rows_32 = _dot_bytes_rows(4, 32, 1)
+    dot_q8_rows_32 = _dot_bytes_rows(ROWS_AT_ONCE, 32, 1)
     dot_q8_row_32 = _dot_bytes_rows(1, 32, 4)
     tile_q8_64, small_tile_q8_64 = _tile_bytes(TILE_TOKENS, 64), _tile_bytes(SMALL_TILE_TOKENS, 64)
     tile_q8_32, small_tile_q8_32 = _tile_bytes(TILE_TOKENS, 32), _tile_bytes(SMALL_TILE_TOKENS, 32)
