@@ -96,7 +96,7 @@ def load_runners(
         for count in counts:
             progress(f"preparing {name}, {count} threads")
             try:
-                backend = create_backend(name, checkpoint, count)
+                backend = create_backend(name, checkpoint, count, progress)
             except LlamatuiError as error:
                 if backends != "all":
                     raise

@@ -236,8 +236,11 @@ def run_speed(speed: "Bench", rounds: int, json: bool, markdown: bool) -> None:
 def run_bits_per_byte(settings: Settings, path: Path, stories: int | None, json: bool) -> None:
     """Scores and prints. After Ctrl+C the text output still shows the stories that are done."""
     from llamatui.app.bench.bits_per_byte import Score, score_file
+    from llamatui.backends.registry import default_backend
 
-    model = loading.load(settings)
+    # By name, which waits until it is compiled: one text is not to be scored by two backends.
+    backend = settings.backend or default_backend(loading.checkpoint(settings))
+    model = loading.load(replace(settings, backend=backend))
     score = Score()
     interrupted = False
     with status() as progress:
