@@ -94,8 +94,12 @@ def test_numba_equals_numpy(
 
 @pytest.mark.usefixtures("many_cores")
 @pytest.mark.parametrize("name", COMPILED)
-def test_results_do_not_depend_on_the_number_of_threads(name: str) -> None:
-    config = ModelConfig(192, 352, 2, 6, 2, 333, 256)  # groups of 32
+@pytest.mark.parametrize(
+    "config",
+    [ModelConfig(192, 352, 2, 6, 2, 333, 256), ModelConfig(1024, 1088, 1, 16, 2, 333, 256)],
+    ids=["groups of 32", "long rows"],
+)
+def test_results_do_not_depend_on_the_number_of_threads(config: ModelConfig, name: str) -> None:
     tokens = [i * 37 % 333 for i in range(90)]
     with model_of(config) as checkpoint:
         one, *others = (

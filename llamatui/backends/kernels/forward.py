@@ -14,7 +14,7 @@ from llamatui.backends.kernels.attention import attend_many, attend_one
 from llamatui.backends.kernels.elementwise import rms_norm, rotate, silu_times
 from llamatui.backends.kernels.memory import barrier, call, floats, int8s, int64s, kernel, params_at, share
 from llamatui.backends.kernels.params import MATRICES, PAD
-from llamatui.backends.kernels.simd import TILE_ROWS
+from llamatui.backends.kernels.simd import ROWS_AT_ONCE, TILE_ROWS
 
 WQ, WK, WV, WO, W1, W2, W3 = range(len(MATRICES))
 N_MATRICES = len(MATRICES)
@@ -86,7 +86,7 @@ def matmul_fp32(p, matrix, rows, cols, x, n, out, accumulate, me):
     w, _ = matrix_address(p, matrix)
     scratch = p.scratch + me[0] * p.scratch_size
     if n == 1:
-        first, last = share(rows, 1, me)
+        first, last = share(rows, ROWS_AT_ONCE, me)
         fp32.multiply_one(w, cols, x, out, accumulate, first, last, scratch)
         return
     first, last = share(rows, TILE_ROWS, me)
@@ -99,7 +99,7 @@ def matmul_q8_0(p, matrix, rows, cols, x, n, out, accumulate, me):
     w, w_scales = matrix_address(p, matrix)
     size = p.group_size
     if n == 1:
-        first, last = share(rows, 1, me)
+        first, last = share(rows, ROWS_AT_ONCE, me)
         scratch = p.scratch + me[0] * p.scratch_size
         q8_0.multiply_one(
             w, w_scales, cols, size, p.quantized, p.scales, p.excess, out, accumulate, first, last, scratch
@@ -184,7 +184,7 @@ def attend(p, keys, values, n, me):
 @kernel
 def gate_times_up(p, n, me):
     """This worker's share of the hidden numbers, which is what its matmuls wrote: no barrier before it."""
-    first, last = share(p.hidden_dim, 1 if n == 1 else TILE_ROWS, me)
+    first, last = share(p.hidden_dim, ROWS_AT_ONCE if n == 1 else TILE_ROWS, me)
     for t in range(n):
         at = t * row_bytes(p.hidden_dim) + 4 * first
         silu_times(floats(p.gate + at, last - first), floats(p.up + at, last - first))

@@ -27,6 +27,8 @@ TILE_TOKENS = 12 if LANES == 16 else 4
 """Tokens in a tile: with two vectors of rows their sums fill the registers."""
 SMALL_TILE_TOKENS = 4
 ROWS_AT_ONCE = 4
+"""Rows that one token is multiplied with together. Workers share rows out in so many: else their number would
+decide which rows are, and so the last bits of the results."""
 PREFETCH = 4096
 """Bytes ahead: hardware prefetchers stop at the end of a page, streams of weights do not."""
 
