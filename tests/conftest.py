@@ -22,6 +22,7 @@ OURS = ("LLAMATUI_TEST_DATA", "LLAMATUI_KERNELS", "LLAMATUI_SIMD", "LLAMATUI_ALL
 def kernels(pytestconfig: pytest.Config) -> Iterator[Path]:
     """The folder of compiled kernels that all tests share: none starts a compiler by accident."""
     folder = pytestconfig.cache.mkdir("kernels")  # type: ignore[union-attr]
+    folder.chmod(0o700)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLAMATUI_KERNELS", str(folder))
         if find_spec("numba") is not None:

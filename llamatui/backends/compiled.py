@@ -1,5 +1,6 @@
 """What the compiled backends share: buffers, addresses, and running a forward pass with a team of threads."""
 
+import os
 import threading
 from collections.abc import Mapping
 
@@ -38,13 +39,14 @@ class CompiledBackend(Backend):
         self._kernels = kernels
         self.threads = self._team.threads
         self._lock = threading.Lock()  # one set of buffers
+        self._process = os.getpid()
         self._params = np.zeros(1, PARAMS)
         self._arrays: dict[str, npt.NDArray[np.generic]] = {}
         self._positions = 0
         for name in SIZES:
             self._params[name] = getattr(self.config, name)
         self._params["yield_core"] = yield_core()
-        self._set_array("arrivals", np.zeros(8, np.int64))
+        self._set_array("arrivals", np.zeros(1, np.int64))
         self._tensors = tensors
         self._set_weights()
         self._set_activations()
@@ -88,11 +90,13 @@ class CompiledBackend(Backend):
     def _set_positions(self, capacity: int) -> None:
         """Makes room for a cache of `capacity` positions."""
         cos, sin = rope_table(self.config, capacity)  # (capacity, head_dim / 2)
+        size = scratch_bytes(self.config, capacity, self.prefill_chunk)
+        # All or nothing: without memory for one, the params must stay as they were.
+        scratch = np.empty(size * self._team.size, np.uint8)
         self._set_array("cos", cos)
         self._set_array("sin", sin)
-        size = scratch_bytes(self.config, capacity, self.prefill_chunk)
         self._params["scratch_size"] = size
-        self._set_array("scratch", np.empty(size * self._team.size, np.uint8))
+        self._set_array("scratch", scratch)
         self._positions = capacity
 
     def _forward(self, tokens: npt.NDArray[np.int64], cache: KVCache, all_positions: bool) -> FloatArray:
@@ -100,6 +104,10 @@ class CompiledBackend(Backend):
         if n > self.prefill_chunk:
             return self._chunks(tokens, cache, all_positions)
         p = self._params
+        if os.getpid() != self._process:
+            # A fork has our memory, but neither our threads nor a lock that anybody will open.
+            self._process, self._lock = os.getpid(), threading.Lock()
+            self._team = make_team(self._kernels, 1)
         with self._lock:
             if self._positions < cache.capacity:
                 self._set_positions(cache.capacity)

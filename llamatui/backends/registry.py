@@ -87,7 +87,10 @@ def create_backend(
     threads = threads or default_threads()
     if name not in KERNELS:
         return cls(checkpoint, threads)
-    from llamatui.backends.kernels.cache import Compilation, load_kernels
+    try:
+        from llamatui.backends.kernels.cache import Compilation, load_kernels
+    except (ImportError, OSError) as error:
+        raise BackendError(f"{name} needs llvmlite: {error}", "use --backend numpy") from error
 
     kernels = load_kernels(KERNELS[name])
     if kernels is None:
@@ -107,16 +110,20 @@ def start_backend(checkpoint: Checkpoint, threads: int | None = None) -> Backend
     """
     name = default_backend(checkpoint)
     threads = threads or default_threads()
-    if name in KERNELS:
+    if name not in KERNELS:
+        return create_backend(name, checkpoint, threads)
+    try:
         from llamatui.backends.kernels.cache import load_kernels
+    except (ImportError, OSError) as error:
+        backend = create_backend("numpy", checkpoint, threads)
+        backend.note = f"{name} needs llvmlite, which does not load: {error}"
+        return backend
+    kernels = load_kernels(KERNELS[name])
+    if kernels is not None:
+        return compiled_backend(name, checkpoint, threads, kernels)
+    from llamatui.backends.warm_up import numpy_until_compiled
 
-        kernels = load_kernels(KERNELS[name])
-        if kernels is not None:
-            return compiled_backend(name, checkpoint, threads, kernels)
-        from llamatui.backends.warm_up import numpy_until_compiled
-
-        return numpy_until_compiled(name, checkpoint, threads)
-    return create_backend(name, checkpoint, threads)
+    return numpy_until_compiled(name, checkpoint, threads)
 
 
 def compiled_backend(name: str, checkpoint: Checkpoint, threads: int, kernels: "Kernels") -> Backend:
@@ -124,9 +131,10 @@ def compiled_backend(name: str, checkpoint: Checkpoint, threads: int, kernels: "
     from llamatui.backends.team import INSTALL, openmp
 
     backend = backend_class(name)(checkpoint, threads, kernels)  # type: ignore[call-arg]
-    if backend.threads > 1 and openmp() is None:
-        remedy = f": {INSTALL[sys.platform]}" if sys.platform in INSTALL else ""
-        backend.note = f"there is no OpenMP library, so {name} starts its threads slowly{remedy}"
+    if backend.threads > 1 and openmp() is None and sys.platform in INSTALL:
+        backend.note = (
+            f"there is no OpenMP library, so {name} starts its threads slowly: {INSTALL[sys.platform]}"
+        )
     return backend
 
 

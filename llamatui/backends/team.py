@@ -9,6 +9,7 @@ each call, so that the next token finds them awake. It says itself how many thre
 import ctypes
 import os
 import sys
+import threading
 from functools import cache
 from typing import Protocol
 
@@ -62,25 +63,38 @@ class PythonTeam:
     def __init__(self, kernels: Kernels, threads: int) -> None:
         self.size = self.threads = threads
         self._kernel = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(kernels.run)
-        self._others = None
         if threads > 1:
             from concurrent.futures import ThreadPoolExecutor  # slow to import
 
-            # As many as are needed: they wait for each other, so none may wait for a turn.
-            self._others = ThreadPoolExecutor(threads - 1)
+            self._pool = ThreadPoolExecutor(threads)
+            everybody = threading.Barrier(threads)
+            try:
+                # All of them now: workers wait for each other, so one that cannot be had is missed for ever.
+                list(self._pool.map(lambda _: everybody.wait(), range(threads)))
+            except RuntimeError:
+                everybody.abort()
+                self.size = self.threads = 1
 
     def run(self, params: npt.NDArray[np.void]) -> None:
         at = params.ctypes.data
-        others = (
-            [self._others.submit(self._kernel, at, i, self.threads) for i in range(1, self.threads)]
-            if self._others
-            else []
-        )
-        try:
-            self._kernel(at, 0, self.threads)
-        finally:  # Ctrl+C arrives here: no worker may go on when the buffers are used again
-            for other in others:
-                other.result()
+        if self.threads == 1:
+            self._kernel(at, 0, 1)
+            return
+        # Ctrl+C reaches this thread only, so that another one leads: no worker may be left waiting for the
+        # rest, and none may go on when the buffers are used again.
+        led = self._pool.submit(self._lead, at)
+        while not led.done():
+            try:
+                led.result()
+            except KeyboardInterrupt:
+                led.exception()
+                raise
+
+    def _lead(self, at: int) -> None:
+        others = [self._pool.submit(self._kernel, at, i, self.threads) for i in range(1, self.threads)]
+        self._kernel(at, 0, self.threads)
+        for other in others:
+            other.result()
 
 
 @cache

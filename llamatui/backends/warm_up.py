@@ -9,7 +9,7 @@ from llamatui.backends.numpy_backend import NumpyBackend
 from llamatui.backends.registry import KERNELS, compiled_backend
 from llamatui.errors import BackendError
 
-KEPT_BYTES = 200 << 20
+KEPT_BYTES = 64 << 20
 """Dequantized weights that the interim backend keeps: the compiled one needs none of them."""
 
 

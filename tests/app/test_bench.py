@@ -173,6 +173,7 @@ def test_a_case_begins_at_its_depth_and_is_cut_like_the_backend_wants(
     backend = Recorder(Checkpoint(tiny_model), 1)
     cache = speed.random_cache(TINY, 64)
     runner = speed.BackendRunner(backend, cache)
+    backend.calls.clear()
     assert runner.seconds(speed.Case("prefill", 40, 20)) > 0
     assert backend.calls == [(20, 1), (20, 16), (36, 16), (52, 8)]  # one token wakes it
     backend.calls.clear()

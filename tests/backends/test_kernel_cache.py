@@ -127,6 +127,25 @@ def test_where_nothing_can_be_written_the_kernels_are_temporary(
     assert len(compilers.calls) == 1
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
+@pytest.mark.parametrize("mode", [0o770, 0o707])
+def test_a_folder_that_others_may_write_is_not_used(
+    mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(mode)
+    monkeypatch.setenv("LLAMATUI_KERNELS", str(shared))
+    cache.folder.cache_clear()
+    try:
+        assert cache.folder() != shared
+        shared.chmod(0o700)
+        cache.folder.cache_clear()
+        assert cache.folder() == shared
+    finally:
+        cache.folder.cache_clear()
+
+
 def test_temporary_kernels_go_with_the_process(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     program = "from llamatui.backends.kernels.cache import folder; print(folder()); assert folder().is_dir()"

@@ -165,3 +165,63 @@ def test_each_call_from_a_thread_of_its_own(tiny_model: Path) -> None:
     for token in TOKENS[20:]:
         (logits,) = at_the_same_time(lambda token=token: backend.forward([token], cache))
     np.testing.assert_array_equal(logits, last_logits(backend))
+
+
+FORK = (
+    PROGRAM.split("print(")[0]
+    + """
+import os
+child = os.fork()
+again = KVCache(backend.config)
+backend.forward(tokens[:20], again)
+for token in tokens[20:]:
+    found = backend.forward([token], again)
+assert found.tolist() == logits.tolist()
+if not child:
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_goes_on_alone(tiny_model: Path) -> None:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, "numba", str(tiny_model), "2"]
+    subprocess.run(command, timeout=60, check=True)
+
+
+def test_without_memory_for_more_positions_a_backend_stays_as_it_was(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = create_backend("numba", Checkpoint(tiny_model), 2)
+    small, large = KVCache(backend.config, 30), KVCache(backend.config)
+    before = backend.forward(TOKENS[:20], small)
+    small.truncate(0)
+
+    def nothing_left(*arguments: object) -> np.ndarray:
+        raise MemoryError
+
+    large.reserve(64)
+    with monkeypatch.context() as patch:
+        patch.setattr("llamatui.backends.compiled.np.empty", nothing_left)
+        with pytest.raises(MemoryError):
+            backend.forward(TOKENS[:20], large)
+    np.testing.assert_array_equal(backend.forward(TOKENS[:20], small), before)
+    np.testing.assert_array_equal(backend.forward(TOKENS[:20], large), before)
+
+
+def test_a_team_that_cannot_have_its_threads_is_one_worker(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = last_logits(create_backend("numba", Checkpoint(tiny_model), 1))
+
+    def no_more(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(team, "openmp", lambda: None)
+    monkeypatch.setattr(team, "usable_cpus", lambda: 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_more)
+        backend = create_backend("numba", Checkpoint(tiny_model), 4)
+    assert backend.threads == 1
+    np.testing.assert_array_equal(last_logits(backend), expected)

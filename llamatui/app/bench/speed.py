@@ -50,6 +50,8 @@ class BackendRunner:
     def __init__(self, backend: Backend, cache: KVCache) -> None:
         self.model = backend.checkpoint.path.stem
         self.name = backend.name
+        cache.length = 0
+        backend.forward([0], cache)  # OpenMP says only then how many threads it gives
         self.threads = backend.threads
         self.bytes_per_token = backend.bytes_per_token
         self._backend = backend

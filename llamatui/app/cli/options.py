@@ -40,7 +40,11 @@ Tokenizer = Annotated[
     typer.Option("-z", "--tokenizer", help="Tokenizer file; default: looked for next to the model."),
 ]
 Backend = Annotated[
-    str | None, typer.Option(help="Backend that runs it; default: numpy.", autocompletion=complete_backend)
+    str | None,
+    typer.Option(
+        help="numba (fp32), q8_0 (int8) or numpy; default: q8_0 for version 2, else numba.",
+        autocompletion=complete_backend,
+    ),
 ]
 Threads = Annotated[
     int | None, typer.Option(min=1, max=1024, help="Threads; default: one per physical core.")

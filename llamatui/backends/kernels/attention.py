@@ -101,8 +101,9 @@ def attend_many(
 ):
     """Heads first..last - 1 of n tokens at positions start..start + n - 1, their keys and values included.
 
-    q and out: (n, q_row bytes), each row (n_heads, head_dim), with spare tokens behind. scratch: floats,
-    2 * seen * (head_dim + TILE_ROWS) for packed keys and values, TILE_TOKENS * (seen + TILE_ROWS) for scores.
+    q and out: (n, q_row bytes), each row (n_heads, head_dim), with spare tokens behind. scratch: (seen +
+    TILE_ROWS) * head_dim floats for packed keys, seen * (head_dim + TILE_ROWS) for values, TILE_TOKENS *
+    (seen + 2 * TILE_ROWS) for scores and a tile of results.
     """
     group = n_heads // n_kv_heads
     scale = np.float32(1 / math.sqrt(head_dim))

@@ -1,9 +1,8 @@
 """A child process's work: compile a forward pass, try it, and put it into the cache.
 
-    python -m llamatui.backends.kernels.build fp32 CACHE/fp32-....o
-
-with LLAMATUI_SIMD naming the target. The object file has two C functions, `run(void *params, int64 worker,
-int64 workers)` and `run_openmp(void *params)`, and needs nothing of Numba's when it runs.
+It is started by `cache.Compilation`, with LLAMATUI_SIMD naming the target. The object file has two C
+functions, `run(void *params, int64 worker, int64 workers)` and `run_openmp(void *params)`, and needs nothing
+of Numba's when it runs.
 """
 
 import os
@@ -22,7 +21,10 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
-from llamatui.backends.kernels.cache import store
+from llamatui.backends.kernels.cache import child_command, object_path, store
+
+FINAL = "llamatui"
+"""Name of the library that has all the code in the end."""
 
 CHECK_SECONDS = 120
 """Kernels whose test takes so long never come back."""
@@ -46,9 +48,6 @@ class InlineLibrary(JITCodeLibrary):
 
     def get_pointer_to_function(self, name: str) -> int:
         return 0
-
-
-FINAL = "llamatui"
 
 
 def object_code(kind: str) -> bytes:
@@ -111,12 +110,14 @@ def build(kind: str, path: Path) -> None:
     with alone(path.with_suffix(".lock")):
         if path.exists():
             return
+        if object_path(kind) != path:
+            raise RuntimeError("the sources changed since this compilation was asked for")
         candidate = path.with_suffix(f".{os.getpid()}.candidate")
         try:
             code = object_code(kind)
             candidate.write_bytes(code)
             # In a process of its own: code that is wrong for this machine may do anything.
-            check = [sys.executable, "-P", "-m", "llamatui.backends.kernels.check", kind, str(candidate)]
+            check = child_command("check", kind, str(candidate))
             result = subprocess.run(check, capture_output=True, text=True, timeout=CHECK_SECONDS)
             if result.returncode:
                 raise RuntimeError(f"compiled, but failed its test ({result.returncode}): {result.stderr}")
@@ -135,7 +136,3 @@ def main() -> int:
         return 1
     failed.unlink(missing_ok=True)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

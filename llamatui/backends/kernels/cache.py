@@ -20,6 +20,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import llvmlite
 from llvmlite import binding
 from platformdirs import user_cache_path
 
@@ -29,9 +30,21 @@ from llamatui.errors import BackendError
 DIGEST_SIZE = 32
 FAILURE_SECONDS = 24 * 3600
 """For so long a failed compilation is not tried again unasked: its cause, as a full disk, may have passed."""
-CRASHES = {
-    -number for name, number in vars(signal).items() if name in ("SIGABRT", "SIGBUS", "SIGILL", "SIGSEGV")
+TERMINATED = {
+    -number for name, number in vars(signal).items() if name in ("SIGHUP", "SIGINT", "SIGKILL", "SIGTERM")
 }
+"""Exit codes of a compiler that somebody stopped: no reason not to try again."""
+
+
+def _sources_digest() -> bytes:
+    hashed = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        hashed.update(source.read_bytes())
+    return hashed.digest()
+
+
+# Of the code that this process has loaded, whatever an upgrade does to the files while it runs.
+SOURCES_DIGEST = _sources_digest()
 
 
 class Kernels:
@@ -60,7 +73,8 @@ def folder() -> Path:
     named = os.environ.get("LLAMATUI_KERNELS")
     path = Path(named).absolute() if named else user_cache_path("llamatui", appauthor=False) / "kernels"
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_if_shared(path)
         with tempfile.TemporaryFile(dir=path):
             return path
     except OSError:
@@ -69,17 +83,29 @@ def folder() -> Path:
         return path
 
 
+def _refuse_if_shared(path: Path) -> None:
+    """Raises OSError for a folder where others may put code, which we would run."""
+    status = path.stat()
+    if sys.platform != "win32" and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+        raise PermissionError(f"{path}: others may write here")
+
+
 def object_path(kind: str) -> Path:
     """The object file of a kind of kernels, "fp32" or "q8_0", for this machine and this version."""
     target = detect()
     features = binding.get_host_cpu_features().flatten()
-    depends = [str(binding.llvm_version_info), binding.get_host_cpu_name(), features, target]
-    hashed = hashlib.sha256("\n".join(depends).encode())
+    depends = [
+        llvmlite.__version__,
+        binding.get_process_triple(),
+        binding.get_host_cpu_name(),
+        features,
+        target,
+    ]
+    hashed = hashlib.sha256("\n".join(depends).encode() + SOURCES_DIGEST)
     numba = find_spec("numba")
-    assert numba is not None
-    assert numba.origin is not None
-    for source in [Path(numba.origin).with_name("_version.py"), *sorted(Path(__file__).parent.glob("*.py"))]:
-        hashed.update(source.read_bytes())
+    if numba is None or numba.origin is None:
+        raise BackendError("Numba is not installed", "pip install numba, or use --backend numpy")
+    hashed.update(Path(numba.origin).with_name("_version.py").read_bytes())
     return folder() / f"{kind}-{target}-{hashed.hexdigest()[:16]}.o"
 
 
@@ -104,8 +130,11 @@ def _load(path: Path) -> Kernels | None:
 def store(path: Path, code: bytes) -> None:
     """Puts object code into the cache, whole or not at all."""
     temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_bytes(hashlib.sha256(code).digest() + code)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(hashlib.sha256(code).digest() + code)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def failure(kind: str) -> str:
@@ -123,6 +152,18 @@ def _failure(path: Path) -> str:
         return ""
 
 
+def child_command(module: str, *args: str) -> list[str]:
+    """Runs `main` of a module next to this one in a new process, from where this package was imported."""
+    package = str(Path(__file__).parents[3])
+    # -P: not modules of the current folder, which may be anyone's. Our package's folder comes last: it may be
+    # site-packages, whose modules must not stand in for Python's own.
+    code = (
+        f"import sys; sys.path.append({package!r}); "
+        f"from llamatui.backends.kernels.{module} import main; sys.exit(main())"
+    )
+    return [sys.executable, "-P", "-c", code, *args]
+
+
 class Compilation:
     """A child process that compiles kernels. It goes on when this process ends, for the next one to find
     them.
@@ -137,13 +178,7 @@ class Compilation:
         # NUMBA_* is for the user's own programs: some of it, as NUMBA_DISABLE_JIT, would break this.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
         environment["LLAMATUI_SIMD"] = detect()
-        package = Path(__file__).parents[3]
-        inherited = os.environ.get("PYTHONPATH")
-        environment["PYTHONPATH"] = os.pathsep.join(
-            [str(package), inherited] if inherited else [str(package)]
-        )
-        # -P: not modules of the current folder, which may be anyone's.
-        command = [sys.executable, "-P", "-m", "llamatui.backends.kernels.build", kind, str(self._path)]
+        command = child_command("build", kind, str(self._path))
         null = subprocess.DEVNULL
         # Numba reads settings from the current folder, so that is ours.
         try:
@@ -171,15 +206,16 @@ class Compilation:
         code = self._child.wait()
         kernels = _load(self._path)
         if kernels is None:
-            if code in CRASHES:
+            if code not in TERMINATED and not _failure(self._path):
                 with suppress(OSError):
                     self._path.with_suffix(".failed").write_text(
                         f"the compiler crashed, signal {-code}", "utf-8"
                     )
             reason = _failure(self._path).splitlines() or [f"the compiler ended with {code}"]
+            details = self._path.with_suffix(".failed")
             raise BackendError(
                 f"the {self._kind} kernels could not be compiled: {reason[-1]}",
-                f"use --backend numpy; {self._path.with_suffix('.failed')} has the details",
+                "use --backend numpy" + (f"; {details} has the details" if _failure(self._path) else ""),
             )
         return kernels
 

@@ -19,7 +19,7 @@ MAX_QUANTIZED = np.float32(127)
 
 @njit(**{**OPTIONS, "fastmath": {"contract"}})
 def exp(x):
-    """e^x to 2 units in the last place, x clipped to -87..88: a polynomial, which LLVM can vectorize."""
+    """e^x, x clipped to -87..88: a polynomial, which LLVM can vectorize, where exp would be a call."""
     x = np.float32(-87) if x < np.float32(-87) else x
     x = np.float32(88) if x > np.float32(88) else x
     n = np.floor(x * LOG2_E + np.float32(0.5))

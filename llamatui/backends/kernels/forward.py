@@ -160,6 +160,7 @@ def cache_and_rotate(p, keys, values, n, me):
 
 @kernel
 def turn(p, head, position):
+    """RoPE of one head (head_dim,)."""
     half = p.head_dim // 2
     at = 4 * position * half
     rotate(head, floats(p.cos + at, half), floats(p.sin + at, half))
@@ -167,6 +168,7 @@ def turn(p, head, position):
 
 @kernel
 def attend(p, keys, values, n, me):
+    """mixed = attention of this worker's heads, for n tokens; keys and values of one layer."""
     first, last = share(p.n_heads, 1, me)
     scratch = p.scratch + me[0] * p.scratch_size
     if n == 1:

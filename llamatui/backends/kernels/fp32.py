@@ -6,6 +6,7 @@ Addresses are int64; matrices are (rows, cols) float32 in memory order.
 import numpy as np
 
 from llamatui.backends.kernels.memory import floats, kernel
+from llamatui.backends.kernels.params import FP32_BLOCK
 from llamatui.backends.kernels.simd import (
     LANES,
     ROWS_AT_ONCE,
@@ -23,8 +24,8 @@ LONG_ROW = 1024
 """Columns from which rows are read several at a time. Hardware prefetchers begin anew at each page: while one
 row does, the others go on. Short rows gain nothing from that, and lose by a stream for each."""
 
-K_BLOCK = 512
-"""Columns packed at a time: a tile's activations of that many fit the first-level cache."""
+# Of so many columns a tile's activations fit the first-level cache.
+K_BLOCK = FP32_BLOCK
 
 
 @kernel

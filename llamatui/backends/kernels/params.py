@@ -48,6 +48,10 @@ PARAMS = np.dtype(
 )
 
 
+FP32_BLOCK, DEQUANTIZED_BLOCK = 512, 256
+"""Columns of a matrix that are packed at a time, in fp32.py and q8_0.py."""
+
+
 def padded(n: int) -> int:
     """`n` rounded up to a multiple of PAD."""
     return -(-n // PAD) * PAD
@@ -58,6 +62,7 @@ def scratch_bytes(config: ModelConfig, positions: int, n_tokens: int) -> int:
     rows = positions + PAD
     # Packed keys and values of a head, scores of a tile of tokens, and a tile of results: see attention.py.
     attention = 2 * rows * (config.head_dim + PAD) + SPARE_TOKENS * (rows + PAD)
-    # A packed tile of a matrix with its scales, or two blocks of it and of the tokens: see q8_0.py, fp32.py.
-    matmul = PAD * max(config.dim, config.hidden_dim, 1024) + (n_tokens + SPARE_TOKENS) * 256
+    # A packed tile of a matrix with its scales, or two blocks of it and one of tokens: see q8_0.py, fp32.py.
+    columns = max(config.dim, config.hidden_dim, FP32_BLOCK, 2 * DEQUANTIZED_BLOCK)
+    matmul = PAD * columns + (n_tokens + SPARE_TOKENS) * DEQUANTIZED_BLOCK
     return 4 * padded(max(attention, matmul))

@@ -13,6 +13,7 @@ from llamatui.backends.kernels import simd
 from llamatui.backends.kernels.elementwise import largest_magnitude_bits
 from llamatui.backends.kernels.fp32 import add_tiles, clear, pack
 from llamatui.backends.kernels.memory import OPTIONS, floats, int8s, int32s, kernel
+from llamatui.backends.kernels.params import DEQUANTIZED_BLOCK
 from llamatui.backends.kernels.simd import (
     LANES,
     ROWS_AT_ONCE,
@@ -23,8 +24,7 @@ from llamatui.backends.kernels.simd import (
     VNNI,
 )
 
-K_BLOCK = 256
-"""Columns dequantized at a time, where tiles are of fp32."""
+K_BLOCK = DEQUANTIZED_BLOCK
 
 
 @njit(**{**OPTIONS, "fastmath": False})
@@ -60,7 +60,7 @@ def quantize(x, group_size, quantized, scales, group_excess, excess, first, last
     for g in range(first, last):
         at = quantized + g * group_size
         quantize_group(x + 4 * g * group_size, at, scales + 4 * g, group_size)
-        if VNNI:
+        if VNNI and group_size % 32 == 0:
             note_excess(at, group_size, group_excess + 4 * g, excess + g * group_size)
 
 

@@ -17,6 +17,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from llamatui.backends.kernels.cpu import TARGETS
+from llamatui.backends.kernels.memory import FLOAT_FLAGS
+from llamatui.backends.kernels.params import PAD, SPARE_TOKENS
 
 TARGET = TARGETS[os.environ["LLAMATUI_SIMD"]]
 LANES, VNNI = TARGET.lanes, TARGET.vnni
@@ -26,6 +28,8 @@ TILE_ROWS = 2 * LANES
 TILE_TOKENS = 12 if LANES == 16 else 4
 """Tokens in a tile: with two vectors of rows their sums fill the registers."""
 SMALL_TILE_TOKENS = 4
+assert TILE_ROWS <= PAD
+assert TILE_TOKENS <= SPARE_TOKENS
 ROWS_AT_ONCE = 4
 """Rows that one token is multiplied with together. Workers share rows out in so many: else their number would
 decide which rows are, and so the last bits of the results."""
@@ -35,7 +39,7 @@ PREFETCH = 4096
 I8, I32, I64, F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 FLOATS, INTS = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
 BYTES = ir.VectorType(I8, VECTOR_BYTES)
-FLAGS = ("reassoc", "contract", "arcp", "nsz")
+FLAGS = tuple(sorted(FLOAT_FLAGS))
 Builder = Any
 
 
@@ -70,6 +74,14 @@ def _sum(b: Builder, x: Any) -> Any:
     name = f"llvm.vector.reduce.fadd.v{LANES}f32"
     function = cgutils.get_or_insert_function(b.module, ir.FunctionType(F32, [F32, FLOATS]), name)
     return b.call(function, [F32(0.0), x], fastmath=FLAGS)
+
+
+def _halves(size: int) -> tuple[list[int], list[int]]:
+    """Picks of two vectors in runs of `size` lanes: the even runs of both by turns, and the odd ones."""
+    lanes = range(LANES)
+    even = [lane if not lane & size else LANES + (lane ^ size) for lane in lanes]
+    odd = [lane | size if not lane & size else LANES + lane for lane in lanes]
+    return even, odd
 
 
 def _prefetch(b: Builder, address: Any, ahead: int = PREFETCH) -> None:
@@ -163,12 +175,11 @@ def _dot_positions() -> Any:
             for row, total in zip(rows, sums, strict=True):
                 ws = _load(b, b.add(row, offset), FLOATS, 0, 4)
                 b.store(_multiply_add(b, ws, xs, b.load(total)), total)
-        # Halving: each step adds pairs of vectors lane by lane, until one vector holds all the sums.
+        # Each step adds two vectors into one, by their even and odd runs, until one holds all sums in order.
         vectors = [b.load(total) for total in sums]
         half = LANES // 2
         while half:
-            low = [k if not k & half else LANES + (k ^ half) for k in range(LANES)]
-            high = [k | half if not k & half else LANES + k for k in range(LANES)]
+            low, high = _halves(half)
             pairs = zip(vectors[: len(vectors) // 2], vectors[len(vectors) // 2 :], strict=True)
             vectors = [b.fadd(_shuffle(b, v, u, low), _shuffle(b, v, u, high), flags=FLAGS) for v, u in pairs]
             half //= 2
@@ -191,8 +202,7 @@ def _transpose() -> Any:
 def _transposed(b: Builder, rows: list[Any]) -> list[Any]:
     half = LANES // 2
     while half:
-        low = [k if not k & half else LANES + (k ^ half) for k in range(LANES)]
-        high = [k | half if not k & half else LANES + k for k in range(LANES)]
+        low, high = _halves(half)
         for i in range(LANES):
             if not i & half:
                 x, y = rows[i], rows[i | half]
@@ -317,10 +327,10 @@ def _dot_bytes_rows(n_rows: int, group_size: int, unroll: int) -> Any:
         def scale_vector(address: Any) -> Any:
             """Scales of a block's groups, each in the lanes of its numbers."""
             if groups == 1:
-                return _splat(b, _load(b, address, F32, 0, 4), FLOATS)
+                return _splat(b, _load(b, address, F32), FLOATS)
             kind = ir.VectorType(F32, groups)
             picks = [lane * groups // LANES for lane in range(LANES)]
-            return _shuffle(b, _load(b, address, kind, 0, 4), ir.Constant(kind, ir.Undefined), picks)
+            return _shuffle(b, _load(b, address, kind), ir.Constant(kind, ir.Undefined), picks)
 
         def step(index: Any, u: int) -> None:
             offset, scale_offset = b.mul(index, I64(block)), b.mul(index, I64(4 * groups))
@@ -373,7 +383,7 @@ dot_rows = _dot_rows(ROWS_AT_ONCE, 2)
 dot_positions = _dot_positions()
 transpose = _transpose()
 tile = _tile(TILE_TOKENS)
-small_tile = _tile(SMALL_TILE_TOKENS)
+small_tile = tile if TILE_TOKENS == SMALL_TILE_TOKENS else _tile(SMALL_TILE_TOKENS)
 if VNNI:
     transpose_bytes = _transpose_bytes()
     dot_q8_row_64 = _dot_bytes_rows(1, 64, 4)
