@@ -18,6 +18,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompileResult
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
@@ -74,11 +75,12 @@ def _export(module: Any, library: Any, kernel: Any, name: str, n_args: int) -> N
     """Adds a C function `name` of `n_args` int64 that calls a kernel in Numba's calling convention."""
     signature = (types.int64,) * n_args
     kernel.compile(signature)
-    compiled = kernel.overloads[signature]
-    library.add_linking_library(compiled.library)
+    match kernel.overloads[signature]:
+        case CompileResult(library=code, fndesc=description):
+            library.add_linking_library(code)
     i64, i32, pointer = ir.IntType(64), ir.IntType(32), ir.IntType(8).as_pointer()
     inner_type = ir.FunctionType(i32, [pointer.as_pointer(), pointer.as_pointer(), *[i64] * n_args])
-    inner = ir.Function(module, inner_type, compiled.fndesc.llvm_func_name)
+    inner = ir.Function(module, inner_type, description.llvm_func_name)
     outer = ir.Function(module, ir.FunctionType(ir.VoidType(), [i64] * n_args), name)
     builder = ir.IRBuilder(outer.append_basic_block("entry"))
     result, exception = builder.alloca(pointer), builder.alloca(pointer)
