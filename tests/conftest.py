@@ -10,9 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from llamatui.backends.checkpoint_writer import write_checkpoint
 from tests.tiny import TINY, random_weights, write_tokenizer_bin
+
+# A busy machine is no reason to fail.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 REPOSITORY = Path(__file__).parent.parent
 OURS = ("LLAMATUI_TEST_DATA", "LLAMATUI_KERNELS", "LLAMATUI_SIMD", "LLAMATUI_ALL_TARGETS")

@@ -320,9 +320,12 @@ def test_ctrl_c_keeps_what_is_there(flags: list[str], slow_model: Path) -> None:
         [*COMMAND, "generate", str(slow_model), "-n", "0", "-t", "0", *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        bufsize=0,  # `communicate` does not see what a buffer of ours has read ahead
     )
     assert process.stdout
-    first = process.stdout.read(1500 if flags else 40)
+    first = b""
+    while len(first) < (1500 if flags else 40) and (part := process.stdout.read(1500)):
+        first += part
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
     out, err = process.communicate(timeout=20)
