@@ -12,7 +12,14 @@ ROOMS = {"app", "backends", "tokenizers", "export", "train"}
 # What each room may import of the others. `export` knows files, not how they are run.
 ALLOWED = {
     "app": {"backends", "tokenizers", "export", "train"},
-    "train": {"export"},
+    "train": {
+        "export",
+        "tokenizers",
+        "backends.checkpoint",
+        "backends.q8_0",
+        "backends.rope",
+        "backends.threads",
+    },
     "export": {"backends.checkpoint", "backends.checkpoint_writer", "backends.q8_0", "tokenizers"},
     "backends": set(),
     "tokenizers": set(),

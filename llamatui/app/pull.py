@@ -19,7 +19,6 @@ from llamatui.app import catalogue, store
 from llamatui.backends.checkpoint import Checkpoint, ModelConfig
 from llamatui.errors import LlamatuiError, MissingExtraError, ModelError, UsageError
 from llamatui.export.hub import FetchedFile, HubFile, Progress, Repository, fetch, keep_only, look_up
-from llamatui.export.source import Source
 from llamatui.tokenizers.file_names import TOKENIZER_ENDS
 
 REPO = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?::(?P<file>.+))?", re.ASCII)
@@ -317,25 +316,12 @@ def _export(
     folder: Path, file: str, target: Path, version: int | None, group_size: int | None, progress: Progress
 ) -> list[str]:
     """Writes `target` from what was downloaded; gives what the user should know."""
+    from llamatui.export.open import open_model
     from llamatui.export.to_bin import export_bin
 
-    source = _open(folder, file)
+    source = open_model(folder / file)
     export_bin(source, target, version=version, group_size=group_size, progress=progress)
     return source.notes
-
-
-def _open(folder: Path, file: str) -> Source:
-    if file.endswith(".gguf"):
-        from llamatui.export.gguf_file import open_gguf
-
-        return open_gguf(folder / file)
-    if file:
-        from llamatui.export.bin_file import open_bin
-
-        return open_bin(folder / file)
-    from llamatui.export.hf import open_hf
-
-    return open_hf(folder)
 
 
 def _take_bin(model: Path, target: Path) -> list[str]:

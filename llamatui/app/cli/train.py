@@ -1,0 +1,141 @@
+"""`llamatui train`: from raw text to a model that tells stories. Needs `llamatui[train]`."""
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from llamatui.app.cli import options, train_data
+from llamatui.errors import MissingExtraError, UsageError
+from llamatui.train.config import TrainConfig, checked_values, read_config
+
+app = typer.Typer(no_args_is_help=True)
+app.command()(train_data.download)
+app.command()(train_data.vocab)
+app.command()(train_data.pretokenize)
+
+Checkpoint = Annotated[
+    Path, typer.Argument(help="A run's folder, or a checkpoint in one; of a folder the best is taken.")
+]
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command an option for each field of TrainConfig; those given come as the dict `settings`."""
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
+    kinds = get_type_hints(TrainConfig)
+    more = []
+    for entry in fields(TrainConfig):
+        kind = kinds[entry.name] if kinds[entry.name] in (int, float, bool) else str
+        default = repr(entry.default) if entry.default == "" else str(entry.default).lower()
+        option = typer.Option(help=f"{entry.metadata['help']} [{default}]", show_default=False)
+        annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+        more.append(
+            inspect.Parameter(entry.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        )
+
+    def wrapper(**values: Any) -> None:
+        settings = {p.name: values.pop(p.name) for p in more}
+        command(**values, settings={name: value for name, value in settings.items() if value is not None})
+
+    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+    wrapper.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *more]}
+    return wrapper
+
+
+@app.command()
+@with_settings
+def run(
+    data: Annotated[Path, typer.Argument(help="The folder that `train pretokenize` wrote.")],
+    out: Annotated[Path, typer.Argument(help="Folder for checkpoints and metrics.")],
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of the settings below.", metavar="FILE")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from OUT's last checkpoint.")] = False,
+    init_from: Annotated[
+        Path | None, typer.Option(help="Begin with a model: .bin, .pt, .gguf or a folder.", metavar="MODEL")
+    ] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines of text, also in a terminal.")] = False,
+    *,
+    settings: dict[str, Any],
+) -> None:
+    """Train a model on tokenized text. Ctrl+C stops and saves; --resume goes on.
+
+    Example: llamatui train run data/ runs/first --dim 192 --max-iters 2000
+    """
+    require_torch()
+    if resume and init_from is not None:
+        raise UsageError("--resume and --init-from exclude each other", "a resumed run has its model")
+    from llamatui.app.training.watch import stop_on_signal, watch
+    from llamatui.train.run import train
+
+    settings = {**(read_config(config) if config else {}), **checked_values(settings, "the command line")}
+    log_interval = settings.get("log_interval", TrainConfig().log_interval)
+    with stop_on_signal() as stop:
+        events = train(data, out, settings, resume=resume, init_from=init_from, stop=stop)
+        watch(events, out, log_interval=log_interval, plain=plain)
+
+
+@app.command()
+def sample(
+    checkpoint: Checkpoint,
+    prompt: Annotated[str, typer.Option("-i", "--input", help="What the text begins with.")] = "",
+    n: Annotated[int, typer.Option("-n", "--max-tokens", min=1, help="Tokens at most.")] = 256,
+    temperature: Annotated[
+        float, typer.Option("-t", "--temperature", min=0.0, help="0: the likeliest.")
+    ] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Keeps the k likeliest tokens; 0: all.")] = 0,
+    seed: Annotated[int, typer.Option("-s", "--seed", help="Random seed.")] = 1337,
+    samples: Annotated[int, typer.Option(min=1, help="How many texts.")] = 1,
+) -> None:
+    """Print text from a checkpoint, computed by PyTorch: the reference for what it becomes as a .bin."""
+    require_torch()
+    from llamatui.train.pretrained import load_trained
+    from llamatui.train.sample import sample_text
+
+    model, tokenizer = load_trained(checkpoint)
+    for number in range(samples):
+        if number:
+            print("---")
+        print(prompt, end="")
+        pieces = sample_text(
+            model, tokenizer, prompt, n, temperature=temperature, top_k=top_k, seed=seed + number
+        )
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        print()
+
+
+@app.command()
+def export(
+    checkpoint: Checkpoint,
+    out: Annotated[Path, typer.Argument(help="The .bin file to write.", metavar="OUT.bin")],
+    version: options.Version = None,
+    group_size: options.GroupSize = None,
+) -> None:
+    """Turn a checkpoint into a .bin with its tokenizer beside it; needs no PyTorch.
+
+    Example: llamatui train export runs/first story.bin --version 2
+    """
+    import time
+
+    from llamatui.app.cli.export import summary, write_bin
+    from llamatui.export.llama2c_checkpoint import open_llama2c
+    from llamatui.train.run_folder import checkpoint_path
+
+    began = time.perf_counter()
+    source = open_llama2c(checkpoint_path(checkpoint))
+    report = write_bin(source, out, version, group_size)
+    for line in summary(source, out, report, group_size, time.perf_counter() - began):
+        print(line, file=sys.stderr)
+
+
+def require_torch() -> None:
+    """Raises MissingExtraError where PyTorch is not installed."""
+    if find_spec("torch") is None:
+        raise MissingExtraError("training", "train")

@@ -1,0 +1,177 @@
+"""Every setting of a training run: the fields are the flags of `train run` and the keys of its TOML file.
+
+    flag > config.toml (`--config`) > default
+
+The defaults are llama2.c's `train.py`: the 15M model of 6 layers, a batch of 512 windows of 256 tokens.
+"""
+
+import json
+import tomllib
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
+
+from llamatui.errors import UsageError
+
+if TYPE_CHECKING:
+    from llamatui.backends.checkpoint import ModelConfig  # brings NumPy, and --help reads this module
+
+T = TypeVar("T")
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+ARCHITECTURE = (
+    "dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim", "max_seq_len", "rope_theta", "tied",
+)  # fmt: skip
+"""What a model that exists already decides: a resumed run, or `--init-from`."""
+
+
+def _option(default: T, description: str) -> T:
+    value: T = field(default=default, metadata={"help": description})
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    dim: int = _option(288, "Width of the model.")
+    n_layers: int = _option(6, "Transformer layers.")
+    n_heads: int = _option(6, "Query heads.")
+    n_kv_heads: int = _option(0, "Key and value heads; 0: as many as query heads.")
+    hidden_dim: int = _option(0, "Width of the feed-forward layers; 0: 8/3 of dim, in steps of 32.")
+    max_seq_len: int = _option(256, "Context in tokens, and the length of a training window.")
+    rope_theta: float = _option(10000.0, "Base of the rotary embedding's wavelengths.")
+    tied: bool = _option(True, "Share the embedding with the classifier.")
+    dropout: float = _option(0.0, "Share of activations dropped while training; 0.1 or 0.2 for small data.")
+
+    batch_size: int = _option(128, "Windows in one forward pass of one process.")
+    grad_accumulation: int = _option(4, "Forward passes per step of the optimizer, all processes together.")
+    max_iters: int = _option(100_000, "Steps of the optimizer.")
+    learning_rate: float = _option(5e-4, "At its highest, after warm-up.")
+    min_lr: float = _option(0.0, "Learning rate at the end of the cosine.")
+    warmup_iters: int = _option(1000, "Steps over which the learning rate rises from 0.")
+    weight_decay: float = _option(0.1, "Of matrices, decoupled (AdamW).")
+    beta1: float = _option(0.9, "Of AdamW.")
+    beta2: float = _option(0.95, "Of AdamW.")
+    grad_clip: float = _option(1.0, "Largest norm of the gradient; 0: any.")
+    lora_rank: int = _option(0, "Train low-rank additions to the matrices of --init-from; 0: all weights.")
+    lora_alpha: float = _option(16.0, "The additions are scaled by alpha / rank.")
+
+    eval_interval: int = _option(2000, "Steps between evaluations, each of which writes a checkpoint.")
+    eval_iters: int = _option(100, "Batches in an evaluation of either split; fewer where data ends.")
+    log_interval: int = _option(1, "Steps between reports.")
+    sample_tokens: int = _option(200, "Length of the sample that follows an evaluation; 0: none.")
+    sample_prompt: str = _option("", "What the sample begins with.")
+
+    device: str = _option("auto", "cpu, cuda, cuda:1, mps; auto: cuda if there is one, else cpu.")
+    dtype: Dtype = _option("auto", "Of the matrix products; auto: the fastest that this machine has.")
+    compile: bool = _option(
+        False, "Compile the model with torch.compile: a minute at the start, faster after."
+    )
+    threads: int = _option(0, "CPU threads; 0: one per physical core.")
+    seed: int = _option(1337, "Of weights, order of data, dropout and samples.")
+
+    def model_config(self, vocab_size: int) -> "ModelConfig":
+        """The architecture, with what 0 stands for filled in."""
+        from llamatui.backends.checkpoint import ModelConfig
+
+        hidden_dim = self.hidden_dim or -(-(8 * self.dim // 3) // 32) * 32
+        return ModelConfig(
+            dim=self.dim,
+            hidden_dim=hidden_dim,
+            n_layers=self.n_layers,
+            n_heads=self.n_heads,
+            n_kv_heads=self.n_kv_heads or self.n_heads,
+            vocab_size=vocab_size,
+            max_seq_len=self.max_seq_len,
+            rope_theta=self.rope_theta,
+            shared_classifier=self.tied,
+        )
+
+
+def check(config: TrainConfig) -> None:
+    """Checks what needs no data and no machine.
+
+    Raises:
+        UsageError: A number makes no sense, or two do not go together.
+    """
+    c = config
+    positive = (
+        "dim", "n_layers", "n_heads", "max_seq_len", "rope_theta", "batch_size", "grad_accumulation",
+        "max_iters", "learning_rate", "eval_interval", "eval_iters", "log_interval",
+    )  # fmt: skip
+    for name in positive:
+        if not getattr(c, name) > 0:
+            raise UsageError(f"{name}: expected a positive number, found {getattr(c, name)}")
+    for entry in fields(c):
+        value = getattr(c, entry.name)
+        if isinstance(value, (int, float)) and not 0 <= value < float("inf"):
+            raise UsageError(f"{entry.name}: expected a number from 0, found {value}")
+    for name in ("dropout", "beta1", "beta2"):
+        if getattr(c, name) >= 1:
+            raise UsageError(f"{name}: expected a number from 0 to less than 1, found {getattr(c, name)}")
+    if c.dim % c.n_heads or c.dim // c.n_heads % 2:
+        raise UsageError(
+            f"dim {c.dim}, n_heads {c.n_heads}: expected heads of an even width, found {c.dim / c.n_heads:g}",
+            f"choose a dim that is a multiple of {2 * c.n_heads}",
+        )
+    if c.n_heads % (c.n_kv_heads or c.n_heads):
+        raise UsageError(
+            f"n_kv_heads: expected a divisor of n_heads {c.n_heads}, found {c.n_kv_heads}",
+            "each key and value head serves the same number of query heads",
+        )
+    if c.min_lr > c.learning_rate:
+        raise UsageError(f"min_lr {c.min_lr:g}: expected at most learning_rate {c.learning_rate:g}")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings that a TOML file names.
+
+    Raises:
+        UsageError: It cannot be read, has a key that is none of ours, or a value of another type.
+    """
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}", "expected TOML: learning_rate = 1e-3") from error
+    return checked_values(content, str(path))
+
+
+def checked_values(content: dict[str, Any], where: str) -> dict[str, Any]:
+    """`content` with every value in its field's type.
+
+    Raises:
+        UsageError: A key is none of ours, or a value of another type.
+    """
+    kinds = get_type_hints(TrainConfig)
+    values = {}
+    for key, value in content.items():
+        if key not in kinds:
+            near = get_close_matches(key, kinds, 1)
+            hint = f"did you mean {near[0]}?" if near else "see llamatui train run --help"
+            raise UsageError(f"{where}: unknown setting {key!r}", hint)
+        kind = kinds[key]
+        if choices := get_args(kind):
+            valid, expected = value in choices, "one of " + ", ".join(choices)
+        else:
+            value = float(value) if kind is float and type(value) is int else value
+            valid, expected = type(value) is kind, f"{kind.__name__}"
+        if not valid:
+            raise UsageError(f"{where}: {key}: expected {expected}, found {value!r}")
+        values[key] = value
+    return values
+
+
+def merged(config: TrainConfig, flags: dict[str, Any]) -> TrainConfig:
+    """`config` with the flags that were given, those that are not None."""
+    return replace(config, **{name: value for name, value in flags.items() if value is not None})
+
+
+def to_toml(config: TrainConfig) -> str:
+    """All settings, each under what it is, for `--config`."""
+    lines = []
+    for entry in fields(config):
+        # A string, number or boolean is written in TOML as it is in JSON.
+        lines += [f"# {entry.metadata['help']}", f"{entry.name} = {json.dumps(getattr(config, entry.name))}"]
+    return "\n".join(lines) + "\n"
