@@ -1,9 +1,9 @@
 """llamatui: stories and chats with Llama-family models on your own CPU.
 
 >>> import llamatui
->>> model = llamatui.load("model.bin")
->>> print(model.generate("Once upon a time", temperature=0, max_tokens=50))
->>> print(model.chat().send("What is the capital of France?"))
+>>> print(llamatui.load().generate("Once upon a time", temperature=0, max_tokens=50))
+>>> chat = llamatui.load("instruct-model.gguf").chat()
+>>> print(chat.send("What is the capital of France?"))
 """
 
 from typing import TYPE_CHECKING, Any
@@ -25,14 +25,14 @@ def __getattr__(name: str) -> str:
 
 
 def load(
-    path: "str | os.PathLike[str]",
+    path: "str | os.PathLike[str] | None" = None,
     *,
     tokenizer: "str | os.PathLike[str] | None" = None,
     backend: str | None = None,
     threads: int | None = None,
     chat_format: str = "",
 ) -> "LoadedModel":
-    """Opens a `.bin` or `.gguf` file, or a pulled model by its name.
+    """Opens a `.bin` or `.gguf` file, or a model by its name; by default the one that comes with llamatui.
 
     The model generates (`generate`, `stream`) and chats (`chat`). See `llamatui.app.model.load_model` for the
     arguments and errors. `threads` holds for NumPy's BLAS only if NumPy has not been imported before.

@@ -16,7 +16,7 @@ Source = Literal["flag", "environment", "config", "default"]
 @dataclass(frozen=True, slots=True)
 class Settings:
     model: str = ""
-    """Model to run where none is named: a file, or the name of a pulled one."""
+    """Model to run where none is named: a file or a name; empty is the one that comes with llamatui."""
     tokenizer: str = ""
     """Tokenizer file; empty looks next to the model."""
     backend: str = ""

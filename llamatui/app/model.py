@@ -82,11 +82,13 @@ class LoadedModel:
         """The format to chat in: the user's, the file's, the tokenizer's, or else the vocabulary's.
 
         Raises:
-            ModelError: None of them says, or the first to say names an unknown one.
+            ModelError: None of them says, or the first to say names an unknown one; or it is the bundled one.
         """
         named = self.chat_format_name or self.checkpoint.config.chat_format
         if not named and self._chat_template:
             named = format_of(self._chat_template) or UNKNOWN_FORMAT
+        if not named and self.path == store.BUNDLED.path:
+            store.refuse_chat()  # its vocabulary looks like Llama 2's
         if named not in CHAT_FORMATS and not self.chat_format_name and named:
             raise ModelError(
                 f"{self.path}: the chat format of this model is not known here",
@@ -162,7 +164,7 @@ class LoadedModel:
 
 
 def load_model(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
     *,
     tokenizer: str | os.PathLike[str] | None = None,
     backend: str | None = None,
@@ -173,7 +175,8 @@ def load_model(
     """Opens a model file and what belongs to it.
 
     Args:
-        path: A `.bin` file, the name of a pulled model, or a GGUF file, which is converted once.
+        path: A `.bin` file, a model's name, or a GGUF file, which is converted once; None means the model
+            that comes with llamatui.
         tokenizer: Its file; None looks next to the model, in the current folder, then among the user's own by
             vocabulary size.
         backend: Its name, which waits for it to be compiled if it must; None means the default one, or
@@ -189,19 +192,10 @@ def load_model(
     if chat_format:
         chat_format_named(chat_format)
     progress("reading the header")
-    checkpoint = open_checkpoint(path, progress)
-    config = checkpoint.config
+    checkpoint = open_checkpoint(store.bundled() if path is None else path, progress)
     progress("loading the tokenizer")
-    found = Path(tokenizer) if tokenizer else tokenizer_of(checkpoint)
-    if found is None:
-        known = catalogue.tokenizer_for(config.vocab_size)
-        raise TokenizerMissingError(
-            f"{checkpoint.path}: no tokenizer of {config.vocab_size} tokens is next to the model, "
-            f"in the current folder or in {store.tokenizers_folder()}",
-            f"llamatui pull {known.name}" if known else "name its file: -z tokenizer.model (or .bin, .json)",
-            known.name if known else "",
-        )
-    loaded = load_tokenizer(found, config.vocab_size)
+    found = Path(tokenizer) if tokenizer else needed_tokenizer(checkpoint)
+    loaded = load_tokenizer(found, checkpoint.config.vocab_size)
     progress("preparing the backend")
     engine = (
         create_backend(backend, checkpoint, threads, progress)
@@ -214,7 +208,7 @@ def load_model(
 def open_checkpoint(
     path: str | os.PathLike[str], progress: Callable[[str], None] = lambda step: None
 ) -> Checkpoint:
-    """The checkpoint that a path or a pulled model's name means.
+    """The checkpoint that a path or a model's name means.
 
     Raises:
         ModelError: There is none, or it is damaged.
@@ -224,7 +218,25 @@ def open_checkpoint(
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Path | None:
-    """The tokenizer file that belongs to a model, wherever it is."""
+    """The tokenizer file that belongs to a model, wherever it is; None where there is none."""
     return find_tokenizer(
         checkpoint.path, checkpoint.config.vocab_size, Path.cwd(), own=store.tokenizers_folder()
+    )
+
+
+def needed_tokenizer(checkpoint: Checkpoint) -> Path:
+    """`tokenizer_of`, where nothing goes on without one.
+
+    Raises:
+        TokenizerMissingError: There is none.
+    """
+    if found := tokenizer_of(checkpoint):
+        return found
+    vocab_size = checkpoint.config.vocab_size
+    known = catalogue.tokenizer_for(vocab_size)
+    raise TokenizerMissingError(
+        f"{checkpoint.path}: no tokenizer of {vocab_size} tokens is next to the model, "
+        f"in the current folder or in {store.tokenizers_folder()}",
+        f"llamatui pull {known.name}" if known else "name its file: -z tokenizer.model (or .bin, .json)",
+        known.name if known else "",
     )

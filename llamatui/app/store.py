@@ -1,6 +1,7 @@
-"""The user's pulled models: `<name>.bin`, its tokenizer and where it came from, in one folder.
+"""The models that are here by name: those the user pulled, and the one that comes with llamatui.
 
-A name works everywhere a path does: see `resolve`. Imported for shell completion, so it stays light.
+A pulled one is `<name>.bin`, its tokenizer and where it came from, all in one folder. A name works everywhere
+a path does: see `resolve`. Imported for shell completion, so it stays light.
 """
 
 import json
@@ -9,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from llamatui.app import catalogue
-from llamatui.errors import LlamatuiError, ModelError
-from llamatui.tokenizers.file_names import TOKENIZER_ENDS
+from llamatui.errors import LlamatuiError, ModelError, UsageError
+from llamatui.tokenizers.file_names import MODEL, TOKENIZER_ENDS
 
 FILE_ENDS = (".bin", ".gguf", ".pt", ".pth", ".safetensors", ".json", ".model")
 """What ends a path, and no name."""
@@ -21,7 +22,7 @@ FILE_ENDS = (".bin", ".gguf", ".pt", ".pth", ".safetensors", ".json", ".model")
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A model in a folder of ours: pulled, or converted from a GGUF file."""
+    """A model in a folder of ours: pulled, converted from a GGUF file, or bundled."""
 
     name: str
     path: Path
@@ -41,6 +42,38 @@ class StoredModel:
         if not isinstance(content, dict):
             return {}
         return content if all(isinstance(content.get(key), str) for key in ("repo", "file")) else {}
+
+
+BUNDLED = StoredModel("stories", Path(__file__).parent / "bundled" / "stories.bin")
+"""Comes with llamatui, and runs where none is named. A file or a pulled model of its name goes before it."""
+
+
+def bundled() -> Path:
+    """The file of the model that comes with llamatui.
+
+    Raises:
+        ModelError: It is not there: left out by who packed llamatui, or inside a zip file, where nothing can
+            be memory-mapped.
+    """
+    for path in (BUNDLED.path, BUNDLED.path.with_name(BUNDLED.name + MODEL)):
+        if not path.is_file():
+            raise ModelError(
+                f"{path}: expected the model that comes with llamatui, found no such file",
+                "install llamatui again with pip; or llamatui pull stories15M, and name that one",
+            )
+    return BUNDLED.path
+
+
+def refuse_chat() -> NoReturn:
+    """Tells that the bundled model, meant or named, is no instruct model.
+
+    Raises:
+        ModelError: Always.
+    """
+    raise ModelError(
+        f"chat needs an instruct model; {BUNDLED.name}, which comes with llamatui, only tells stories",
+        "llamatui pull SmolLM2-135M-Instruct, then: llamatui chat SmolLM2-135M-Instruct",
+    )
 
 
 def data_folder() -> Path:
@@ -88,14 +121,16 @@ def find(name: str) -> StoredModel | None:
 
 
 def complete_names(incomplete: str) -> list[str]:
-    """Names of pulled models that begin so, for shell completion."""
-    return [model.name for model in list_models() if model.name.startswith(incomplete)]
+    """Names of models that begin so, for shell completion."""
+    names = dict.fromkeys([*(model.name for model in list_models()), BUNDLED.name])
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def resolve(name: str | os.PathLike[str]) -> Path:
-    """The model file that is meant: a file that exists, or the name of a pulled model.
+    """The model file that is meant: a file that exists, or the name of a pulled model or of the bundled one.
 
-    What looks like a path is given back as it is: whoever opens it says what is wrong with it.
+    What looks like a path is given back as it is: whoever opens it says what is wrong with it. `stories.bin`
+    is such a path too: one who looks for a file of theirs must not get the bundled model instead.
 
     Raises:
         ModelError: It looks like a name, and no such model is here.
@@ -106,15 +141,19 @@ def resolve(name: str | os.PathLike[str]) -> Path:
         return path
     if pulled := find(text):
         return pulled.path
+    if text.casefold() == BUNDLED.name:
+        return bundled()
     if entry := catalogue.find(text.removesuffix(".bin")):
         if isinstance(entry, catalogue.Tokenizer):
             raise ModelError(f"{entry.name} is a tokenizer, not a model", "llamatui models")
         raise ModelError(f"{entry.name} is not here yet", f"llamatui pull {entry.name}")
     if path.suffix.casefold() in FILE_ENDS or not text:
         return path
-    known = [*(model.name for model in list_models()), *(model.name for model in catalogue.MODELS)]
-    near = catalogue.near(text, known)
-    raise ModelError(f"{text}: no such file, and no pulled model", _meant(near))
+    known = [*complete_names(""), *(model.name for model in catalogue.MODELS)]
+    hint = _meant(catalogue.near(text, known))
+    if " " in text.strip():
+        hint = f"a text to go on from is given with -i; {hint}"
+    raise ModelError(f"{text}: no such file, and no pulled model", hint)
 
 
 def _is_file(path: Path) -> bool:
@@ -134,12 +173,18 @@ def stored(name: str) -> list[StoredModel]:
 
     Raises:
         ModelError: There is none.
+        UsageError: It is the bundled one.
     """
     if model := find(name):
         return [model]
     all_converted = list_converted()
     if same := [model for model in all_converted if model.name.casefold() == name.casefold()]:
         return same
+    if name.casefold() == BUNDLED.name:
+        raise UsageError(
+            f"{BUNDLED.name} comes with llamatui and cannot be deleted",
+            "give a model that was pulled: llamatui models lists them",
+        )
     near = catalogue.near(name, [model.name for model in (*list_models(), *all_converted)])
     raise ModelError(f"no pulled model is called {name!r}", _meant(near))
 

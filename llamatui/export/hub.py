@@ -23,7 +23,7 @@ from llamatui.backends.checkpoint_writer import check_room
 from llamatui.errors import LlamatuiError, MissingExtraError, ModelError, UsageError
 
 if TYPE_CHECKING:
-    from huggingface_hub import ModelInfo
+    from huggingface_hub import DatasetInfo, ModelInfo
     from huggingface_hub.hf_api import RepoSibling
 
 Progress = Callable[[int, int], None]
@@ -36,6 +36,7 @@ UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What the library raises where the answer is no JSON, or JSON of another shape."""
 USER_AGENT = {"user-agent": f"llamatui/{__version__}"}  # the library's own tells what else is installed
 DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+DATASETS = "datasets/"
 AGAIN = "repeat the command: it goes on where it stopped"
 
 
@@ -71,6 +72,7 @@ class Repository:
     """What a repository holds at one commit."""
 
     repo: str
+    """OWNER/NAME of a model, datasets/OWNER/NAME of a dataset, as in its address."""
     commit: str
     files: tuple[HubFile, ...]
 
@@ -110,6 +112,9 @@ def endpoint() -> str:
 def look_up(repo: str, revision: str = "main") -> Repository:
     """What is in a repository, with sizes and hashes.
 
+    Args:
+        repo: OWNER/NAME of a model, or datasets/OWNER/NAME.
+
     Raises:
         MissingExtraError: huggingface_hub is not installed.
         ModelError: No such repository, or not for us.
@@ -117,18 +122,21 @@ def look_up(repo: str, revision: str = "main") -> Repository:
     """
     _require_library()
     with _told(repo):
-        info = _model_info(repo, revision)
+        info = _repo_info(repo, revision)
     return Repository(repo, info.sha or revision, tuple(map(_hub_file, info.siblings or ())))
 
 
-def _model_info(repo: str, revision: str) -> "ModelInfo":
+def _repo_info(repo: str, revision: str) -> "ModelInfo | DatasetInfo":
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     api = HfApi(endpoint=endpoint(), headers=USER_AGENT)
+    kind, name = _kind_and_name(repo)
     for attempt in range(1, RETRIES + 1):
         try:
-            return api.model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
+            return api.repo_info(
+                name, repo_type=kind, revision=revision, files_metadata=True, timeout=TIMEOUT
+            )
         except HfHubHTTPError as error:
             if error.response.status_code not in BUSY or attempt == RETRIES:
                 raise
@@ -140,6 +148,13 @@ def _model_info(repo: str, revision: str) -> "ModelInfo":
             ) from error
         sleep(min(2.0**attempt, 10))
     raise AssertionError("the last attempt returns or raises")
+
+
+def _kind_and_name(repo: str) -> tuple[str, str]:
+    """ "model" or "dataset", and OWNER/NAME."""
+    if repo.startswith(DATASETS) and repo.count("/") == 2:
+        return "dataset", repo.removeprefix(DATASETS)
+    return "model", repo
 
 
 def _hub_file(sibling: "RepoSibling") -> HubFile:
@@ -256,7 +271,8 @@ def _receive(
     from huggingface_hub import hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
-    url = hf_hub_url(repository.repo, file.name, revision=repository.commit, endpoint=endpoint())
+    kind, name = _kind_and_name(repository.repo)
+    url = hf_hub_url(name, file.name, repo_type=kind, revision=repository.commit, endpoint=endpoint())
     if part.is_file() and part.stat().st_size > file.size:
         part.unlink()
     with part.open("ab") as output:

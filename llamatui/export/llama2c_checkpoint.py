@@ -69,7 +69,17 @@ def _config(path: Path, args: Fields, shard: Shard) -> ModelConfig:
         rope_theta=args.number("rope_theta", 10000.0),
         rope_scaling=_rope_scaling(args),
         norm_eps=args.number("norm_eps", 1e-5),
+        chat_format=_chat_format(args),
+        bos_id=args.token_id("bos_id"),
+        eos_ids=tuple(args.token_ids("eos_ids")),
     )
+
+
+def _chat_format(args: Fields) -> str:
+    name = args.get("chat_format")
+    if not isinstance(name, str | None):
+        raise args.wrong("chat_format", "to be a name")
+    return name or ""
 
 
 def _rope_scaling(args: Fields) -> RopeScaling | None:

@@ -13,14 +13,18 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from secrets import token_hex
 from typing import Any
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
-from llamatui.backends.checkpoint import ModelConfig, RopeScaling
+from llamatui.backends.checkpoint import ModelConfig
 from llamatui.errors import CheckpointError, LlamatuiError, UsageError
-from llamatui.train.config import ARCHITECTURE, TrainConfig, checked_values
+from llamatui.train.config import TrainConfig, checked_values
+from llamatui.train.run_folder import BEST
 
 
 @dataclass(slots=True)
@@ -35,7 +39,7 @@ class TrainState:
 
 
 def model_args(config: ModelConfig, train: TrainConfig) -> dict[str, Any]:
-    """llama2.c's `ModelArgs`, then what it takes for granted."""
+    """llama2.c's `ModelArgs`, with what it takes for granted."""
     return {
         "dim": config.dim,
         "n_layers": config.n_layers,
@@ -51,6 +55,9 @@ def model_args(config: ModelConfig, train: TrainConfig) -> dict[str, Any]:
         "rope_scaling": asdict(config.rope_scaling) if config.rope_scaling else None,
         "lora_scale": train.lora_alpha / train.lora_rank if train.lora_rank else 0.0,
         "shared_classifier": config.shared_classifier,
+        "chat_format": config.chat_format,
+        "bos_id": config.bos_id,
+        "eos_ids": list(config.eos_ids),
     }
 
 
@@ -109,11 +116,8 @@ def load(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may raise anything in PyTorch's reader
-        raise CheckpointError(
-            f"{path}: expected a checkpoint, found something else: {str(error).partition(chr(10))[0]:.120}",
-            "it is damaged, or none that `train run` wrote",
-        ) from error
-    wanted = {"model", "model_args", "optimizer", "iter_num", "windows", "best_val_loss", "config"}
+        raise _damaged(path, error) from error
+    wanted = {"model", "optimizer", "scaler", "iter_num", "windows", "best_val_loss", "config"}
     if not isinstance(content, dict) or not wanted <= content.keys():
         raise CheckpointError(
             f"{path}: expected a checkpoint of `train run`, found another file",
@@ -123,42 +127,41 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def saved_config(content: dict[str, Any], path: Path) -> TrainConfig:
-    """The settings of the run that wrote a checkpoint."""
-    return TrainConfig(**checked_values(content["config"], str(path)))
-
-
-def saved_model_config(content: dict[str, Any], path: Path) -> ModelConfig:
-    """The architecture that a checkpoint's `model_args` say.
+    """The settings of the run that wrote a checkpoint.
 
     Raises:
         CheckpointError: They are not ours.
     """
-    args = content["model_args"]
     try:
-        scaling = args["rope_scaling"]
-        return ModelConfig(
-            **{name: args[name] for name in (
-                "dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len",
-                "rope_theta", "norm_eps", "shared_classifier",
-            )},
-            rope_scaling=RopeScaling(**scaling) if scaling else None,
-        )  # fmt: skip
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path}: model_args: {error!r:.100}", "it is none that `train run` wrote"
-        ) from error
+        return TrainConfig(**checked_values(dict(content["config"]), "config"))
+    except (UsageError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
 
 
-def check_same_architecture(saved: TrainConfig, wanted: TrainConfig) -> None:
-    """A resumed run may change its schedule, not its model.
+def restore(
+    content: dict[str, Any], path: Path, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler
+) -> TrainState:
+    """Gives model, optimizer and scaler what they were when `content` was saved; settings stay the new ones.
 
     Raises:
-        UsageError: A flag says another architecture than the checkpoint has.
+        CheckpointError: It does not fit the model.
     """
-    for name in (*ARCHITECTURE, "lora_rank", "lora_alpha"):
-        before, now = getattr(saved, name), getattr(wanted, name)
-        if before != now:
-            raise UsageError(
-                f"--resume: {name} is {before} in the checkpoint, found {now}",
-                "leave it out, or begin a new run in another folder",
-            )
+    try:
+        model.load_state_dict(content["model"])
+        # Of the optimizer its moments alone: its groups hold settings, such as the weight decay.
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": content["optimizer"]["state"]})
+        if scaler.is_enabled() and content["scaler"]:
+            scaler.load_state_dict(content["scaler"])
+        return TrainState(int(content["iter_num"]), int(content["windows"]), float(content["best_val_loss"]))
+    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    reason = (
+        "" if isinstance(error, UnpicklingError) else ": " + " ".join(str(error).split())
+    )  # advises to trust it
+    return CheckpointError(
+        f"{path}: expected a checkpoint of `train run`, found something else{reason:.200}",
+        f"it is damaged, or of another program: if {BEST} is whole, copy it over {path.name}",
+    )

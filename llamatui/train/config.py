@@ -7,7 +7,8 @@ The defaults are llama2.c's `train.py`: the 15M model of 6 layers, a batch of 51
 
 import json
 import tomllib
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
@@ -18,13 +19,12 @@ if TYPE_CHECKING:
     from llamatui.backends.checkpoint import ModelConfig  # brings NumPy, and --help reads this module
 
 T = TypeVar("T")
+EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
-ARCHITECTURE = (
-    "dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim", "max_seq_len", "rope_theta", "tied",
-)  # fmt: skip
-"""What a model that exists already decides: a resumed run, or `--init-from`."""
+ARCHITECTURE = ("dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim", "rope_theta", "tied")
+"""What a model that exists already decides: a resumed run's, or that of `--init-from`."""
 
 
 def _option(default: T, description: str) -> T:
@@ -98,7 +98,7 @@ def check(config: TrainConfig) -> None:
     c = config
     positive = (
         "dim", "n_layers", "n_heads", "max_seq_len", "rope_theta", "batch_size", "grad_accumulation",
-        "max_iters", "learning_rate", "eval_interval", "eval_iters", "log_interval",
+        "max_iters", "learning_rate", "lora_alpha", "eval_interval", "eval_iters", "log_interval",
     )  # fmt: skip
     for name in positive:
         if not getattr(c, name) > 0:
@@ -107,6 +107,12 @@ def check(config: TrainConfig) -> None:
         value = getattr(c, entry.name)
         if isinstance(value, (int, float)) and not 0 <= value < float("inf"):
             raise UsageError(f"{entry.name}: expected a number from 0, found {value}")
+        if isinstance(value, int) and value >= 1 << 31:
+            raise UsageError(f"{entry.name}: expected a number below 2^31, found {value}")
+    if c.sample_prompt.encode("utf-8", "replace").decode() != c.sample_prompt:
+        raise UsageError("sample_prompt: expected UTF-8, found other bytes")
+    if c.threads > 1024:
+        raise UsageError(f"threads: expected at most 1024, found {c.threads}")
     for name in ("dropout", "beta1", "beta2"):
         if getattr(c, name) >= 1:
             raise UsageError(f"{name}: expected a number from 0 to less than 1, found {getattr(c, name)}")
@@ -155,23 +161,34 @@ def checked_values(content: dict[str, Any], where: str) -> dict[str, Any]:
         if choices := get_args(kind):
             valid, expected = value in choices, "one of " + ", ".join(choices)
         else:
-            value = float(value) if kind is float and type(value) is int else value
-            valid, expected = type(value) is kind, f"{kind.__name__}"
+            value = float(value) if kind is float and type(value) is int and abs(value) < 1 << 63 else value
+            valid, expected = type(value) is kind, EXPECTED[kind]
         if not valid:
-            raise UsageError(f"{where}: {key}: expected {expected}, found {value!r}")
+            raise UsageError(f"{where}: {key}: expected {expected}, found {value!r:.60}")
         values[key] = value
     return values
 
 
-def merged(config: TrainConfig, flags: dict[str, Any]) -> TrainConfig:
-    """`config` with the flags that were given, those that are not None."""
-    return replace(config, **{name: value for name, value in flags.items() if value is not None})
+def check_fixed(fixed: TrainConfig, settings: dict[str, Any], names: Iterable[str], where: str) -> None:
+    """Checks that settings do not ask for what cannot change. 0, where it means "choose", asks for nothing.
+
+    Raises:
+        UsageError: One does.
+    """
+    for name in names:
+        before, wanted = getattr(fixed, name), settings.get(name)
+        if wanted not in (None, before) and not (wanted == 0 and name in ("n_kv_heads", "hidden_dim")):
+            raise UsageError(
+                f"{name}: expected {before}, that of {where}, found {wanted}",
+                "leave it out, or begin a new model in another folder",
+            )
 
 
 def to_toml(config: TrainConfig) -> str:
     """All settings, each under what it is, for `--config`."""
     lines = []
     for entry in fields(config):
-        # A string, number or boolean is written in TOML as it is in JSON.
-        lines += [f"# {entry.metadata['help']}", f"{entry.name} = {json.dumps(getattr(config, entry.name))}"]
+        # A string, number or boolean is written in TOML as it is in JSON, but for DEL.
+        value = json.dumps(getattr(config, entry.name), ensure_ascii=False).replace("\x7f", "\\u007f")
+        lines += [f"# {entry.metadata['help']}", f"{entry.name} = {value}"]
     return "\n".join(lines) + "\n"

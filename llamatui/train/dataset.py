@@ -9,9 +9,10 @@ llama2.c's shards are the same without `dataset.json`.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ SPLITS: tuple[Split, ...] = ("train", "valid")
 FORMAT = "llamatui.dataset/1"
 INFO = "dataset.json"
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
+TOKENIZER_NAME = r"tokenizer\.(model|json|bin)"
+AGAIN = "write it again: llamatui train pretokenize TEXT -z TOKENIZER -o DIR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +92,11 @@ def write_info(dataset: Dataset) -> None:
         },
     }
     part = dataset.path / f".{INFO}.part"
-    part.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    part.replace(dataset.path / INFO)
+    try:
+        part.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        part.replace(dataset.path / INFO)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def open_dataset(path: Path) -> Dataset:
@@ -100,48 +106,56 @@ def open_dataset(path: Path) -> Dataset:
         UsageError: No such folder, or not one that `train pretokenize` wrote.
         LlamatuiError: It is damaged.
     """
-    again = "write it again: llamatui train pretokenize TEXT DIR"
-    if not (path / INFO).is_file():
-        raise UsageError(f"{path}: expected a folder with {INFO}, found none", again)
     try:
         content = json.loads((path / INFO).read_text("utf-8"))
-        dataset = Dataset(
-            path,
-            tokenizer=Path(str(content["tokenizer"])).name,
-            vocab_size=int(content["vocab_size"]),
-            dtype=str(content["dtype"]),
-            splits={name: _split(content["splits"][name]) for name in SPLITS},
-        )
-        width = np.dtype(DTYPES[dataset.dtype]).itemsize
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise LlamatuiError(
-            f"{path / INFO}: expected {FORMAT}, found something else: {error!r:.100}", again
-        ) from error
-    if dataset.vocab_size > np.iinfo(dataset.dtype).max + 1:
-        raise LlamatuiError(
-            f"{path}: a vocabulary of {dataset.vocab_size} does not fit {dataset.dtype}, which holds "
-            f"{np.iinfo(dataset.dtype).max + 1}",
-            again,
+        dtype = str(content["dtype"])
+        dataset = Dataset(
+            path,
+            tokenizer=_name(content["tokenizer"], TOKENIZER_NAME),
+            vocab_size=_number(content["vocab_size"], np.iinfo(DTYPES[dtype]).max + 1),
+            dtype=dtype,
+            splits={name: _split(content["splits"][name], name) for name in SPLITS},
         )
-    for shard in [shard for split in dataset.splits.values() for shard in split.shards]:
-        file = path / shard.name
-        found = file.stat().st_size if file.is_file() else None
-        if found != shard.n_tokens * width:
-            raise LlamatuiError(f"{file}: expected {shard.n_tokens * width} bytes, found {found}", again)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{path}: expected a folder with {INFO}, found none", AGAIN) from None
+    except OSError as error:
+        raise LlamatuiError(f"{path / INFO}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise LlamatuiError(
+            f"{path / INFO}: expected {FORMAT}, found something else: {error!r:.100}", AGAIN
+        ) from error
+    for split in dataset.splits.values():
+        for shard in split.shards:
+            expected = shard.n_tokens * np.dtype(DTYPES[dtype]).itemsize
+            file = path / shard.name
+            found = file.stat().st_size if file.is_file() else None
+            if found != expected:
+                raise LlamatuiError(f"{file}: expected {expected} bytes, found {found}", AGAIN)
     return dataset
 
 
-def _split(content: dict[str, object]) -> SplitInfo:
-    shards = content["shards"]
-    if not isinstance(shards, list):
-        raise TypeError("shards is no list")
-    return SplitInfo(
-        tuple(Shard(Path(str(shard["name"])).name, int(shard["n_tokens"])) for shard in shards),
-        n_documents=int(str(content["n_documents"])),
-        n_bytes=int(str(content["n_bytes"])),
+def _split(content: dict[str, Any], split: Split) -> SplitInfo:
+    shards = tuple(
+        Shard(_name(shard["name"], rf"{split}-\d{{4,9}}\.bin"), _number(shard["n_tokens"]))
+        for shard in content["shards"]
     )
+    return SplitInfo(shards, _number(content["n_documents"]), _number(content["n_bytes"]))
+
+
+def _name(value: object, pattern: str) -> str:
+    """Raises ValueError: it is none that we give, and may lead elsewhere."""
+    if not (isinstance(value, str) and re.fullmatch(pattern, value, re.ASCII)):
+        raise ValueError(f"file name {value!r:.40}")
+    return value
+
+
+def _number(value: object, most: int = 1 << 62) -> int:
+    """Raises ValueError: it counts nothing, or more than there can be."""
+    if type(value) is not int or not 0 < value <= most:
+        raise ValueError(f"number {value!r:.40}")
+    return value
 
 
 class Windows:
@@ -155,10 +169,13 @@ class Windows:
     def __init__(self, dataset: Dataset, split: Split, seq_len: int, *, seed: int | None) -> None:
         """`seed` None: in the order of the text, from its first id, and again after the last.
 
+        What is left at the end of a shard, shorter than a window, is not read; nor is a shard that is.
+
         Raises:
             UsageError: No shard is as long as one window.
         """
         self.seq_len, self.seed = seq_len, seed
+        self._dataset = dataset
         info = dataset.splits[split]
         longest = max((shard.n_tokens for shard in info.shards), default=0)
         if longest <= seq_len:
@@ -207,6 +224,16 @@ class Windows:
         return self._shards[shard][start : start + self.seq_len + 1].astype(np.int64)  # (seq_len + 1,)
 
     def batch(self, first: int, n: int) -> tuple[IdArray, IdArray]:
-        """Windows `first` to `first + n - 1`: ids and the ids that follow each, both (n, seq_len)."""
+        """Windows `first` to `first + n - 1`: ids and the ids that follow each, both (n, seq_len).
+
+        Raises:
+            LlamatuiError: A shard is damaged: an id is none of the vocabulary.
+        """
         windows = np.stack([self._window(number) for number in range(first, first + n)])  # (n, seq_len + 1)
+        if windows.max() >= self._dataset.vocab_size:
+            raise LlamatuiError(
+                f"{self._dataset.path}: expected ids of a vocabulary of {self._dataset.vocab_size}, "
+                f"found {windows.max()}",
+                AGAIN,
+            )
         return windows[:, :-1], windows[:, 1:]

@@ -16,6 +16,8 @@ class Started:
     tokens_per_iter: int
     epoch_iters: float
     """Steps in which every window of the training text comes once."""
+    eval_interval: int
+    log_interval: int
     device: str
     dtype: str
     threads: int
@@ -51,7 +53,7 @@ class Evaluation:
     """Nats per token."""
     valid_loss: float
     bits_per_byte: float
-    """Of the validation split; nan where its number of bytes is not known."""
+    """Of the validation split."""
     is_best: bool
     sample: str
 

@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +23,8 @@ class Machine:
     dtype: torch.dtype
     """Of the matrix products; weights and optimizer are float32."""
     threads: int
+    flops: float
+    """Floating-point operations per second of one large matrix product."""
 
     @property
     def is_mixed(self) -> bool:
@@ -40,8 +44,9 @@ def find_machine(config: TrainConfig) -> Machine:
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     threads = config.threads or max(physical_cores() // local_processes, 1)
     torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     device = _device(config.device)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32
     if config.dtype == "auto":
         dtype = _fastest(device)
     else:
@@ -50,7 +55,7 @@ def find_machine(config: TrainConfig) -> Machine:
             raise UsageError(
                 f"dtype float16 needs CUDA, found {device.type}", "choose --dtype bfloat16 or float32"
             )
-    return Machine(device, dtype, threads)
+    return Machine(device, dtype, threads, matmul_flops(device, dtype))
 
 
 def _device(name: str) -> torch.device:
@@ -81,7 +86,7 @@ def _device(name: str) -> torch.device:
 
 def _fastest(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type == "mps":
         return torch.float32
     pays = matmul_flops(device, torch.bfloat16) > FASTER * matmul_flops(device, torch.float32)
@@ -97,9 +102,34 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
         for _ in range(6):  # the first ones load kernels and wake threads
             began = time.perf_counter()
             torch.mm(a, a)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            getattr(torch, device.type).synchronize()  # of the CPU, which does nothing, too
             best = min(best, time.perf_counter() - began)
     except RuntimeError as error:
         raise LlamatuiError(f"{device}: cannot compute: {error!s:.200}", "choose --device cpu") from error
     return 2 * size**3 / best
+
+
+@contextmanager
+def telling_failures(config: TrainConfig) -> Iterator[None]:
+    """Failures that are none of the program: PyTorch raises RuntimeError for all of them.
+
+    Raises:
+        LlamatuiError: There is too little memory, no compiler, or another process of the run has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        if "out of memory" in reason or "not enough memory" in reason or "can't allocate memory" in reason:
+            raise LlamatuiError(
+                f"not enough memory for a batch of {config.batch_size}: {reason:.200}",
+                "choose a smaller --batch-size, and a --grad-accumulation as much larger",
+            ) from error
+        if config.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise LlamatuiError(
+                f"--compile: PyTorch cannot compile here: {reason:.200}",
+                "leave --compile out, or install a C++ compiler",
+            ) from error
+        if isinstance(error, torch.distributed.DistError) or "gloo" in reason:
+            raise LlamatuiError("another process of this run has ended", "see what it said") from error
+        raise

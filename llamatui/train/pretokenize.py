@@ -1,25 +1,33 @@
 """Turns text into shards of token ids, on all cores, in an order that does not depend on their number."""
 
 import multiprocessing
+import os
+import re
+import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import BinaryIO
+from threading import Thread
 
 import numpy as np
 import numpy.typing as npt
 
 from llamatui.errors import LlamatuiError, UsageError
+from llamatui.export.tokenizer_files import from_file
 from llamatui.tokenizers.base import Tokenizer
+from llamatui.tokenizers.file_names import CONFIG
 from llamatui.tokenizers.loading import load_tokenizer
 from llamatui.train.dataset import (
     DTYPES,
     INFO,
     SPLITS,
+    TOKENIZER_NAME,
     Dataset,
     Shard,
     Split,
@@ -32,8 +40,8 @@ from llamatui.train.documents import read_documents
 
 HELD_OUT = 20
 """One document in this many is for validation where no text for it is given."""
-BATCH = 1 << 20  # characters in one piece of work
-SHARD = 100_000_000  # tokens
+BATCH = 1 << 18  # characters in one piece of work
+SHARD = 100_000_000  # tokens after which another file begins, at the end of a document
 
 Progress = Callable[[int, int], None]
 """(bytes of text done, bytes in all)."""
@@ -66,43 +74,58 @@ def pretokenize(
             f"{tokenizer_file}: expected a token that begins or ends a document, found none",
             "choose another tokenizer",
         )
+    documents: Iterator[tuple[Split, str]]
     if valid:
         documents = chain(_marked("train", read_documents(files)), _marked("valid", read_documents(valid)))
     else:
         documents = _held_out(read_documents(files))
     dtype = smallest_dtype(tokenizer.vocab_size)
-    name = f"tokenizer{tokenizer_file.suffix}"
     total = sum(path.stat().st_size for path in (*files, *valid))
     done = 0
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         _clear(folder)
-        (folder / name).write_bytes(tokenizer_file.read_bytes())
-        writers = {split: SplitWriter(folder, split, DTYPES[dtype]) for split in SPLITS}
-        for split, batch in _encoded(documents, folder / name, processes):
-            writers[split].write(batch)
-            done += batch.n_bytes
-            progress(min(done, total), total)
-        splits = {split: writer.finish() for split, writer in writers.items()}
-        progress(total, total)
-        for split, info in splits.items():
-            if not info.n_documents:
-                raise UsageError(f"expected text for {split}, found none", "give more, or other files")
-        dataset = Dataset(folder, name, tokenizer.vocab_size, dtype, splits)
-        write_info(dataset)
+        with ExitStack() as on_failure:
+            on_failure.callback(_clear, folder)
+            writers = {split: SplitWriter(folder, split, DTYPES[dtype]) for split in SPLITS}
+            with closing(_encoded(documents, tokenizer_file, processes)) as batches:
+                for split, batch in batches:
+                    writers[split].write(batch)
+                    done += batch.n_bytes
+                    progress(min(done, total), total)
+            for split, writer in writers.items():
+                if not writer.n_documents:
+                    raise UsageError(f"expected text for {split}, found none", "give more, or other files")
+            name = _copy_tokenizer(tokenizer_file, tokenizer.vocab_size, folder)
+            splits = {split: writer.info() for split, writer in writers.items()}
+            dataset = Dataset(folder, name, tokenizer.vocab_size, dtype, splits)
+            write_info(dataset)
+            on_failure.pop_all()
     except OSError as error:
         raise LlamatuiError(
             f"{folder}: cannot be written: {error.strerror}", "choose another folder, or make room"
         ) from error
+    progress(total, total)
     return dataset
 
 
 def _clear(folder: Path) -> None:
-    """Makes the folder, without what an earlier dataset left in it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Deletes a dataset, or what there is of one: `dataset.json` first."""
     (folder / INFO).unlink(missing_ok=True)
     for split in SPLITS:
-        for path in folder.glob(f"{split}-????.bin"):
+        for path in folder.glob(f"{split}-{'[0-9]' * 4}*.bin"):
             path.unlink()
+
+
+def _copy_tokenizer(path: Path, vocab_size: int, folder: Path) -> str:
+    """Copies a tokenizer and what belongs to it; gives the name of the copy."""
+    files = {ending.removeprefix("."): data for ending, data in from_file(path, vocab_size).items()}
+    if (config := CONFIG.removeprefix(".")) not in files:
+        (folder / config).unlink(missing_ok=True)  # of an earlier dataset's tokenizer
+    for name, data in files.items():
+        if (folder / name).resolve() != path.resolve():
+            (folder / name).write_bytes(data)
+    return next(name for name in files if re.fullmatch(TOKENIZER_NAME, name))
 
 
 def _marked(split: Split, documents: Iterable[str]) -> Iterator[tuple[Split, str]]:
@@ -117,10 +140,13 @@ def _held_out(documents: Iterator[str]) -> Iterator[tuple[Split, str]]:
             yield "train" if number % HELD_OUT else "valid", document
         return
     for document in first:
-        cut = len(document) - len(document) // HELD_OUT
-        cut = max(document.rfind(mark, 0, cut) for mark in " \n") + 1 or cut  # after a space, if there is one
+        held = len(document) // HELD_OUT
+        end = len(document) - held
+        # After a white space, if there is one near.
+        cut = max(document.rfind(mark, end - held, end) for mark in " \n") + 1 or end
         yield "train", document[:cut].rstrip()
-        yield "valid", document[cut:]
+        if rest := document[cut:].lstrip():
+            yield "valid", rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +158,7 @@ class Batch:
 
 def _encoded(
     documents: Iterable[tuple[Split, str]], tokenizer_file: Path, processes: int
-) -> Iterator[tuple[Split, Batch]]:
+) -> Generator[tuple[Split, Batch], None, None]:
     """Ids of the documents, about BATCH characters together, in order.
 
     Raises:
@@ -141,10 +167,13 @@ def _encoded(
     # `spawn`, since a fork of a process with threads may hang.
     context = multiprocessing.get_context("spawn")
     waiting: deque[tuple[Split, Future[Batch]]] = deque()
-    with ProcessPoolExecutor(processes, context, _load, (tokenizer_file,)) as pool:
+    reader, writer = context.Pipe(duplex=False)
+    with reader, writer, ProcessPoolExecutor(processes, context, _load, (tokenizer_file, reader)) as pool:
         try:
             for split, texts in _batches(documents):
-                waiting.append((split, pool.submit(_encode, texts)))
+                with _no_signals():  # it may start processes and threads
+                    future = pool.submit(_encode, texts)
+                waiting.append((split, future))
                 if len(waiting) > 2 * processes:  # text is read no faster than it is tokenized
                     split, future = waiting.popleft()
                     yield split, future.result()
@@ -152,9 +181,28 @@ def _encoded(
                 split, future = waiting.popleft()
                 yield split, future.result()
         except BrokenProcessPool as error:
-            raise LlamatuiError("a process that tokenizes was killed", "is there enough memory?") from error
+            raise LlamatuiError(
+                "a process that tokenizes was killed", "if memory is short, choose --processes 1"
+            ) from error
         finally:
-            pool.shutdown(cancel_futures=True)
+            writer.close()  # the processes end, whatever they are at
+
+
+@contextmanager
+def _no_signals() -> Iterator[None]:
+    """Processes and threads that begin in the block see neither Ctrl+C nor SIGPIPE.
+
+    Ctrl+C reaches all processes of a terminal, and is the parent's to handle. SIGPIPE ends the command when
+    its stdout is closed, but here a pool gives up a pipe when a process of it was killed.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGPIPE})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _batches(documents: Iterable[tuple[Split, str]]) -> Iterator[tuple[Split, list[str]]]:
@@ -173,9 +221,17 @@ _tokenizer: Tokenizer
 """Of this process."""
 
 
-def _load(tokenizer_file: Path) -> None:
+def _load(tokenizer_file: Path, life: Connection) -> None:
     global _tokenizer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where signals cannot be masked
+    Thread(target=_end_with, args=(life,), daemon=True).start()
     _tokenizer = load_tokenizer(tokenizer_file)
+
+
+def _end_with(life: Connection) -> None:
+    """Ends this process when the other end is closed, which it also is when the parent is killed."""
+    life.poll(None)
+    os._exit(1)
 
 
 def _encode(texts: list[str]) -> Batch:
@@ -189,27 +245,22 @@ class SplitWriter:
 
     def __init__(self, folder: Path, split: Split, dtype: str) -> None:
         self._folder, self._split, self._dtype = folder, split, dtype
-        self._file: BinaryIO | None = None
-        self._names: list[str] = []
-        self._counts: list[int] = []
-        self._n_documents = self._n_bytes = 0
+        self._counts = [0]  # tokens in each shard
+        self.n_documents = self._n_bytes = 0
 
     def write(self, batch: Batch) -> None:
-        if self._file is None:
-            self._names.append(f"{self._split}-{len(self._names):04}.bin")
-            self._counts.append(0)
-            self._file = (self._folder / self._names[-1]).open("wb")
-        self._file.write(batch.ids.astype(self._dtype).data)
-        self._counts[-1] += len(batch.ids)
-        self._n_documents += batch.n_documents
-        self._n_bytes += batch.n_bytes
         if self._counts[-1] >= SHARD:
-            self.finish()
+            self._counts.append(0)
+        with (self._folder / self._name(len(self._counts) - 1)).open("ab") as file:
+            file.write(batch.ids.astype(self._dtype).data)
+        self._counts[-1] += len(batch.ids)
+        self.n_documents += batch.n_documents
+        self._n_bytes += batch.n_bytes
 
-    def finish(self) -> SplitInfo:
-        """What was written so far, with the shard closed."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        shards = tuple(Shard(name, n) for name, n in zip(self._names, self._counts, strict=True))
-        return SplitInfo(shards, self._n_documents, self._n_bytes)
+    def info(self) -> SplitInfo:
+        """What was written."""
+        shards = tuple(Shard(self._name(i), count) for i, count in enumerate(self._counts))
+        return SplitInfo(shards, self.n_documents, self._n_bytes)
+
+    def _name(self, shard: int) -> str:
+        return f"{self._split}-{shard:04}.bin"

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from llamatui.errors import UsageError
 from llamatui.tokenizers.base import StreamDecoder, Tokenizer
 from llamatui.train.dataset import start_id
 from llamatui.train.model import Llama
@@ -35,6 +36,7 @@ def sample_ids(
         else:
             if 0 < top_k < len(logits):
                 logits[logits < logits.topk(top_k).values[-1]] = float("-inf")
+            logits -= logits.max()  # before the division, in which they may become infinite
             probabilities = torch.softmax(logits / temperature, 0)  # (vocab_size,)
             token = int(torch.multinomial(probabilities, 1, generator=generator))
         yield token
@@ -51,11 +53,17 @@ def sample_text(
     top_k: int = 0,
     seed: int = 0,
 ) -> Iterator[str]:
-    """Pieces of the text that follows `prompt`, up to the end of the document or to `n` tokens."""
+    """Pieces of the text that follows `prompt`, up to the end of the document or to `n` tokens.
+
+    Raises:
+        UsageError: The prompt is empty, and the vocabulary has no token that begins or ends a document.
+    """
     start = start_id(tokenizer)
     ids = [start, *tokenizer.encode(prompt)] if start >= 0 else tokenizer.encode(prompt)
+    if not ids:
+        raise UsageError("this model cannot begin from nothing", "give it a first word (-i)")
     generator = torch.Generator().manual_seed(seed)
-    decoder = StreamDecoder(tokenizer, after=ids[-1] if ids else None)
+    decoder = StreamDecoder(tokenizer, after=ids[-1])
     ends = tokenizer.eos_ids | {start}
     was_training = model.training
     model.eval()

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -22,17 +23,19 @@ from llamatui.tokenizers.base import Tokenizer
 from llamatui.train import checkpoints
 from llamatui.train.checkpoints import TrainState
 from llamatui.train.config import TrainConfig
-from llamatui.train.dataset import Dataset, Split, Windows
+from llamatui.train.dataset import SPLITS, Dataset, Windows
 from llamatui.train.distributed import World
 from llamatui.train.events import Evaluation, Event, Finished, Saved, Started, Step
 from llamatui.train.lora import add_lora
-from llamatui.train.machine import Machine, matmul_flops
+from llamatui.train.machine import Machine
 from llamatui.train.model import Llama
 from llamatui.train.optimizer import adamw, learning_rate
 from llamatui.train.run_folder import BEST, LAST
 from llamatui.train.sample import sample_text
 from llamatui.train.weights import copy_weights
 
+COMPILE_OPTIONS = {"fallback_random": True}
+"""Dropout as without compiling: the same, and faster on a CPU than what the compiler writes."""
 SMOOTHING = 0.9  # of tokens per second
 
 
@@ -60,16 +63,17 @@ class Trainer:
             resumed: A checkpoint of this run to go on from.
 
         Raises:
-            UsageError: Data, machine and config do not go together.
+            UsageError: Data, machine and config do not go together; or the resumed run is at its end.
+        CheckpointError: `source` or `resumed` is damaged.
         """
         if config.grad_accumulation % world.size:
             fitting = math.ceil(config.grad_accumulation / world.size) * world.size
             raise UsageError(
-                f"--grad-accumulation: expected a multiple of the {world.size} processes, "
+                f"grad_accumulation: expected a multiple of the {world.size} processes, "
                 f"found {config.grad_accumulation}",
                 f"choose --grad-accumulation {fitting}",
             )
-        if dataset.vocab_size > model_config.vocab_size:
+        if dataset.vocab_size != model_config.vocab_size:
             raise UsageError(
                 f"{dataset.path}: expected ids of the model's vocabulary of {model_config.vocab_size}, "
                 f"found one of {dataset.vocab_size}",
@@ -79,24 +83,29 @@ class Trainer:
         self.machine, self.world = machine, world
         seq_len = min(config.max_seq_len, model_config.max_seq_len)
         self.train_windows = Windows(dataset, "train", seq_len, seed=config.seed)
+        self.eval_windows = {split: Windows(dataset, split, seq_len, seed=None) for split in SPLITS}
+        self.tokens_per_iter = config.batch_size * config.grad_accumulation * seq_len
         torch.manual_seed(config.seed)
         self.model = Llama(model_config, config.dropout)
         if source is not None:
             copy_weights(source, self.model)
         if config.lora_rank:
             add_lora(self.model, config.lora_rank, config.lora_alpha)
-        if resumed is not None:
-            self.model.load_state_dict(resumed["model"])
         self.model.to(machine.device)
         self.optimizer = adamw(self.model.parameters(), config)
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16)
         self.state = TrainState()
         if resumed is not None:
-            self.optimizer.load_state_dict(resumed["optimizer"])
-            if self.scaler.is_enabled() and resumed.get("scaler"):
-                self.scaler.load_state_dict(resumed["scaler"])
-            self.state = TrainState(resumed["iter_num"], resumed["windows"], resumed["best_val_loss"])
-        self._forward: Callable[..., Tensor] = torch.compile(self.model) if config.compile else self.model
+            path = folder / LAST
+            self.state = checkpoints.restore(resumed, path, self.model, self.optimizer, self.scaler)
+            if self.state.iteration >= config.max_iters:
+                raise UsageError(
+                    f"{path}: the run is finished: {self.state.iteration} of {config.max_iters} steps",
+                    f"to train longer, choose a --max-iters above {self.state.iteration}",
+                )
+        self._forward: Callable[..., Tensor] = (
+            torch.compile(self.model, options=COMPILE_OPTIONS) if config.compile else self.model
+        )
         self._synced = (
             DistributedDataParallel(
                 self._forward,
@@ -116,46 +125,46 @@ class Trainer:
             LlamatuiError: The loss is no number any more, or a checkpoint cannot be written.
         """
         c, state = self.config, self.state
+        peak = self.machine.flops * self.world.size
+        flops, speed = self.model.flops_per_token(), 0.0
         began, first = time.perf_counter(), state.iteration
-        yield self._started()
-        if first == 0:
-            yield self._evaluate()
-        speed, flops, stopped = 0.0, self.model.flops_per_token(), False
+        yield self._started(peak)
+        # So there is a checkpoint from the start. A run that was stopped where it would have been evaluated
+        # makes up for it.
+        if state.iteration % c.eval_interval == 0:
+            yield from self._evaluated_and_saved()
+        trained_from, stopped = time.perf_counter(), False
         while state.iteration < c.max_iters and not stopped:
             step_began = time.perf_counter()
-            loss, norm, rate, stopped = self._step(stop)
-            now = self._tokens_per_iter / (time.perf_counter() - step_began)
+            loss, norm, rate, asked = self._step(stop)
+            now = self.tokens_per_iter / (time.perf_counter() - step_began)
             speed = SMOOTHING * speed + (1 - SMOOTHING) * now if speed else now
-            seconds_per_step = (time.perf_counter() - began) / (state.iteration - first)
+            seconds_per_step = (time.perf_counter() - trained_from) / (state.iteration - first)
             eta = seconds_per_step * (c.max_iters - state.iteration)
-            yield Step(state.iteration, loss, rate, norm, speed, speed * flops / self._peak, eta)
-            if stopped or state.iteration % c.eval_interval == 0 or state.iteration == c.max_iters:
-                evaluation = None if stopped else self._evaluate()
-                if evaluation is not None:
-                    yield evaluation
-                self._save(is_best=evaluation is not None and evaluation.is_best)
-                yield Saved(state.iteration, self.folder / LAST)
+            yield Step(state.iteration, loss, rate, norm, speed, speed * flops / peak, eta)
+            stopped = asked and state.iteration < c.max_iters
+            if stopped:
+                yield self._saved(is_best=False)
+            elif state.iteration == c.max_iters or state.iteration % c.eval_interval == 0:
+                yield from self._evaluated_and_saved()
         yield Finished(state.iteration, time.perf_counter() - began, state.best_valid_loss, stopped)
 
-    def _started(self) -> Started:
-        machine, trained = self.machine, [p.numel() for p in self.model.parameters() if p.requires_grad]
-        self._tokens_per_iter = (
-            self.config.batch_size * self.config.grad_accumulation * self.train_windows.seq_len
-        )
-        self._peak = matmul_flops(machine.device, machine.dtype) * self.world.size
+    def _started(self, peak: float) -> Started:
+        c, machine, parameters = self.config, self.machine, list(self.model.parameters())
         return Started(
             iteration=self.state.iteration,
-            max_iters=self.config.max_iters,
-            n_params=sum(p.numel() for p in self.model.parameters()),
-            n_trained=sum(trained),
-            tokens_per_iter=self._tokens_per_iter,
-            epoch_iters=self.train_windows.n_windows
-            / (self.config.batch_size * self.config.grad_accumulation),
+            max_iters=c.max_iters,
+            n_params=sum(p.numel() for p in parameters),
+            n_trained=sum(p.numel() for p in parameters if p.requires_grad),
+            tokens_per_iter=self.tokens_per_iter,
+            epoch_iters=self.train_windows.n_windows / (c.batch_size * c.grad_accumulation),
+            eval_interval=c.eval_interval,
+            log_interval=c.log_interval,
             device=str(machine.device),
             dtype=machine.dtype_name,
             threads=machine.threads,
             world_size=self.world.size,
-            peak_flops=self._peak,
+            peak_flops=peak,
         )
 
     def _step(self, stop: Callable[[], bool]) -> tuple[float, float, float, bool]:
@@ -172,9 +181,10 @@ class Trainer:
         total = torch.zeros((), device=self.machine.device)
         for micro in mine:
             # Dropout depends on which forward pass this is, not on who does it or what came before.
-            torch.manual_seed((c.seed << 40) + state.iteration * c.grad_accumulation + micro)
+            torch.manual_seed(self._dropout_seed(micro))
             with self._no_sync_before(micro == mine[-1]):
-                loss = self._loss(self.train_windows, state.windows + micro * c.batch_size) / len(mine)
+                first = state.windows + micro * c.batch_size
+                loss = self._loss(self.train_windows, first, c.batch_size) / len(mine)
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         # All processes stop after the same step: the question travels with the loss.
@@ -184,11 +194,7 @@ class Trainer:
         norm = float(torch.nn.utils.clip_grad_norm_(trained, c.grad_clip or math.inf))
         if not math.isfinite(value) or (not math.isfinite(norm) and not self.scaler.is_enabled()):
             self.optimizer.zero_grad(set_to_none=True)
-            raise LlamatuiError(
-                f"step {state.iteration + 1}: loss {value}, norm of the gradient {norm}: it has diverged; "
-                f"the best model so far is {self.folder / BEST}",
-                f"begin again with a --learning-rate below {c.learning_rate:g}, or with --dtype float32",
-            )
+            raise self._diverged(f"step {state.iteration + 1}: loss {value}, norm of the gradient {norm}")
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -196,74 +202,100 @@ class Trainer:
         state.windows += c.batch_size * c.grad_accumulation
         return value, norm, rate, stopped > 0
 
+    def _dropout_seed(self, micro: int) -> int:
+        sequence = np.random.SeedSequence((self.config.seed, self.state.iteration, micro))
+        return int(sequence.generate_state(1, np.uint64)[0])
+
     def _no_sync_before(self, is_last: bool) -> AbstractContextManager[object]:
         """Gradients are exchanged once a step, with the last backward pass."""
         return nullcontext() if self._synced is None or is_last else self._synced.no_sync()
 
-    def _loss(self, windows: Windows, first: int, n: int = 0) -> Tensor:
-        """Mean loss over `n` windows from number `first`, by default a batch of them."""
-        ids, targets = windows.batch(first, n or self.config.batch_size)  # (batch, seq_len) each
-        x = torch.from_numpy(ids).to(self.machine.device, non_blocking=True)
-        y = torch.from_numpy(targets).to(self.machine.device, non_blocking=True)
+    def _loss(self, windows: Windows, first: int, n: int) -> Tensor:
+        """Mean loss over `n` windows from number `first`, in nats per token."""
+        ids, targets = windows.batch(first, n)  # (n, seq_len) each
+        x = torch.from_numpy(ids).to(self.machine.device)
+        y = torch.from_numpy(targets).to(self.machine.device)
         forward = self._synced if self._synced is not None and self.model.training else self._forward
         with torch.autocast(self.machine.device.type, self.machine.dtype, enabled=self.machine.is_mixed):
             loss: Tensor = forward(x, y)
         return loss
 
+    def _evaluated_and_saved(self) -> Iterator[Event]:
+        evaluation = self._evaluate()
+        yield evaluation
+        yield self._saved(is_best=evaluation.is_best)
+
     def _evaluate(self) -> Evaluation:
-        losses = {split: self._mean_loss(split) for split in ("train", "valid")}
-        valid = self.dataset.splits["valid"]
-        is_best = losses["valid"] < self.state.best_valid_loss
-        self.state.best_valid_loss = min(losses["valid"], self.state.best_valid_loss)
-        sample = ""
-        if self.config.sample_tokens and self.world.is_first:
-            pieces = sample_text(
-                self.model, self.tokenizer, self.config.sample_prompt, self.config.sample_tokens,
-                temperature=0.8, seed=self.config.seed,
-            )  # fmt: skip
-            sample = self.config.sample_prompt + "".join(pieces)
-        nats_per_byte = losses["valid"] * valid.n_tokens / valid.n_bytes if valid.n_bytes else math.nan
+        """
+        Raises:
+            LlamatuiError: A loss is no number: these weights are not to be saved.
+        """
+        train, valid = (self._mean_loss(self.eval_windows[split]) for split in SPLITS)
+        if not (math.isfinite(train) and math.isfinite(valid)):
+            raise self._diverged(f"evaluation after step {self.state.iteration}: loss {valid}")
+        is_best = valid < self.state.best_valid_loss
+        self.state.best_valid_loss = min(valid, self.state.best_valid_loss)
+        text = self.dataset.splits["valid"]
         return Evaluation(
             self.state.iteration,
-            losses["train"],
-            losses["valid"],
-            nats_per_byte / math.log(2),
-            is_best,
-            sample,
+            train,
+            valid,
+            bits_per_byte=valid / math.log(2) * text.n_tokens / text.n_bytes,
+            is_best=is_best,
+            sample=self._sample() if self.world.is_first else "",
         )
 
     @torch.no_grad()
-    def _mean_loss(self, split: Split) -> float:
-        """Nats per token over the first `eval_iters` batches of a split, dealt out among the processes."""
-        windows = Windows(self.dataset, split, self.train_windows.seq_len, seed=None)
-        size = self.config.batch_size
-        n = min(self.config.eval_iters * size, windows.n_windows)
-        n -= n % size if n > size else 0  # a batch of another size would be compiled for itself
-        self.model.eval()
-        sums = torch.zeros(2, device=self.machine.device)  # of losses, of windows
-        for first in range(self.world.rank * size, n, self.world.size * size):
-            count = min(size, n - first)
-            sums += torch.stack((self._loss(windows, first, count) * count, sums.new_tensor(count)))
-        self.model.train()
-        total, count = self.world.sum(sums).tolist()
-        return float(total / count)
+    def _mean_loss(self, windows: Windows) -> float:
+        """Nats per token over at most `eval_iters` batches, from all over a split, the same each time.
 
-    def _save(self, *, is_best: bool) -> None:
-        if not self.world.is_first:
-            return
-        content = {
-            "model": self.model.state_dict(),
-            "model_args": checkpoints.model_args(self.model.config, self.config),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "iter_num": self.state.iteration,
-            "windows": self.state.windows,
-            "best_val_loss": self.state.best_valid_loss,
-            "config": asdict(self.config),
-        }
-        checkpoints.save(self.folder / LAST, content)
-        if is_best:
-            checkpoints.copy(self.folder / LAST, self.folder / BEST)
+        Batches are dealt out among the processes.
+        """
+        size = min(self.config.batch_size, windows.n_windows)
+        n = min(self.config.eval_iters, windows.n_windows // size)
+        total = torch.zeros((), device=self.machine.device)
+        self.model.eval()
+        for batch in range(self.world.rank, n, self.world.size):
+            total += self._loss(windows, batch * windows.n_windows // n, size)
+        self.model.train()
+        return float(self.world.sum(total)) / n
+
+    def _sample(self) -> str:
+        c = self.config
+        if not c.sample_tokens:
+            return ""
+        pieces = sample_text(
+            self.model, self.tokenizer, c.sample_prompt, c.sample_tokens, temperature=0.8, seed=c.seed
+        )
+        return c.sample_prompt + "".join(pieces)
+
+    def _saved(self, *, is_best: bool) -> Saved:
+        path = self.folder / LAST
+        if self.world.is_first:
+            content = {
+                "model": self.model.state_dict(),
+                "model_args": checkpoints.model_args(self.model.config, self.config),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "iter_num": self.state.iteration,
+                "windows": self.state.windows,
+                "best_val_loss": self.state.best_valid_loss,
+                "config": asdict(self.config),
+            }
+            checkpoints.save(path, content)
+            if is_best:
+                checkpoints.copy(path, self.folder / BEST)
+        return Saved(self.state.iteration, path)
+
+    def _diverged(self, found: str) -> LlamatuiError:
+        rate = self.config.learning_rate
+        if not (self.folder / LAST).exists():
+            return LlamatuiError(f"{found}: expected a number", "the model to begin with is damaged")
+        return LlamatuiError(
+            f"{found}: the run has diverged; {self.folder / LAST} and {BEST} are of before",
+            f"go on from there: --resume with a --learning-rate below {rate:g}"
+            + (", or --dtype float32" if self.machine.is_mixed else ""),
+        )
 
 
 def config_of(model: ModelConfig, wanted: TrainConfig) -> TrainConfig:

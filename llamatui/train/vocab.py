@@ -5,44 +5,50 @@ digits on their own, bytes for what is not in the vocabulary, text as it is (no 
 """
 
 import io
+import re
 from collections.abc import Iterable, Iterator
 
-from llamatui.errors import UsageError
+from llamatui.errors import LlamatuiError, UsageError
 from llamatui.tokenizers.binary_vocab import MAX_TOKENS
 
 SMALLEST = 3 + 256 + 1  # unknown, BOS and EOS, all bytes, and at least a space
-LONGEST_LINE = 1 << 16  # bytes; the library leaves out longer ones
+LINE = 1 << 12  # characters; longer lines are cut, since the library holds at most 2^16 of a word
+MAX_LINES = 4_000_000  # of more lines a random choice is used: the library holds them in memory
+
+TOO_HIGH = re.compile(r"Please set it to a value <= (\d+)")
+TOO_LOW = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
 
 
-def train_vocab(documents: Iterable[str], size: int, *, threads: int, max_lines: int = 4_000_000) -> bytes:
-    """A `tokenizer.model` of `size` pieces.
+def train_vocab(documents: Iterable[str], size: int) -> bytes:
+    """A `tokenizer.model` of `size` pieces, the same for the same text and size.
 
-    Args:
-        max_lines: Of more lines than this a random choice is used: the library holds them in memory.
+    Python looks at no signal until the library is done, which with gigabytes of text takes minutes.
 
     Raises:
-        UsageError: The text is too small for that many pieces, or the number makes no sense.
+        UsageError: `size` makes no sense, for any text or for this one.
+        LlamatuiError: The library fails.
     """
     if not SMALLEST <= size <= MAX_TOKENS:
         raise UsageError(
             f"--size: expected {SMALLEST} to {MAX_TOKENS}, found {size}",
             "3 control tokens and 256 bytes are always there",
         )
-    from sentencepiece import SentencePieceTrainer
+    from sentencepiece import SentencePieceTrainer, set_random_generator_seed
 
+    set_random_generator_seed(0)
+    lines = _Lines(documents)
     model = io.BytesIO()
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=_lines(documents),
+            sentence_iterator=iter(lines),
             model_writer=model,
             model_type="bpe",
             vocab_size=size,
             self_test_sample_size=0,
-            input_sentence_size=max_lines,
+            input_sentence_size=MAX_LINES,
             shuffle_input_sentence=True,
-            max_sentence_length=LONGEST_LINE,
+            max_sentence_length=4 * LINE,  # bytes
             character_coverage=0.99995,
-            num_threads=threads,
             split_digits=True,
             allow_whitespace_only_pieces=True,
             byte_fallback=True,
@@ -51,15 +57,39 @@ def train_vocab(documents: Iterable[str], size: int, *, threads: int, max_lines:
             remove_extra_whitespaces=False,
             minloglevel=2,
         )
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[-1].rpartition("] ")[2]
-        raise UsageError(
-            f"a vocabulary of {size} cannot be made of this text: {reason:.300}",
-            "give more text, or another --size",
-        ) from error
+    except RuntimeError as error:
+        raise lines.error or _told(str(error), size) from error
     return model.getvalue()
 
 
-def _lines(documents: Iterable[str]) -> Iterator[str]:
-    for document in documents:
-        yield from filter(None, document.splitlines())
+class _Lines:
+    """Lines of documents. What goes wrong in reading is kept: the library makes a text of it."""
+
+    def __init__(self, documents: Iterable[str]) -> None:
+        self._documents = documents
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            for document in self._documents:
+                for line in document.splitlines():
+                    yield from (line[start : start + LINE] for start in range(0, len(line), LINE))
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+def _told(problem: str, size: int) -> LlamatuiError:
+    if most := TOO_HIGH.search(problem):
+        return UsageError(
+            f"--size: expected at most {most[1]}, all that this text has pieces for, found {size}",
+            f"give more text, or --size {most[1]}" if int(most[1]) >= SMALLEST else "give more text",
+        )
+    if least := TOO_LOW.search(problem):
+        return UsageError(
+            f"--size: expected at least {least[1]}, for all characters of this text, found {size}",
+            f"choose --size {2 * int(least[1])}, to have room for words",
+        )
+    if "sentences_.empty()" in problem:
+        return UsageError("expected text, found none", "give files that are not empty")
+    return LlamatuiError(f"SentencePiece fails: {problem:.300}", "give other text, or another --size")

@@ -1,6 +1,7 @@
 """A hub on loopback: enough of the Hugging Face hub's protocol to pull from, and ways to go wrong.
 
 GET  /api/models/{repo}/revision/{revision}?blobs=true    what is in a repository
+GET  /api/datasets/{repo}/revision/{revision}?blobs=true  the same of one whose name here is datasets/{repo}
 GET  /{repo}/resolve/{revision}/{file}                    a file; large ones by way of a redirect
 GET  /cdn/{repo}/{file}                                   where that redirect leads
 """
@@ -19,7 +20,7 @@ import pytest
 STORIES = "karpathy/tinyllamas"
 HF_REPO = "someone/Tiny-Chat"
 
-LARGE_ENDS = (".bin", ".gguf", ".safetensors", ".model")
+LARGE_ENDS = (".bin", ".gguf", ".safetensors", ".model", "-train.txt", "-valid.txt")
 """Files in large file storage: their hash is a sha256, and they are served from elsewhere."""
 
 
@@ -96,12 +97,15 @@ class Handler(BaseHTTPRequestHandler):
         for start, (status, code) in hub.refuses.items():
             if path.startswith(start):
                 return self.refuse(status, code)
-        _, first, *rest = path.split("/")
-        if first == "api":
-            return self.answer_listing("/".join(rest[1:3]))
-        if first == "cdn":
-            return self.answer_file("/".join(rest[:2]), "/".join(rest[2:]))
-        repo, file = f"{first}/{rest[0]}", "/".join(rest[3:])
+        _, *parts = path.replace("/api/models/", "/api/").split("/")
+        place = parts.pop(0) if parts[0] in ("api", "cdn") else ""
+        n = 3 if parts[0] == "datasets" else 2
+        repo, rest = "/".join(parts[:n]), parts[n:]
+        if place == "api":
+            return self.answer_listing(repo)
+        if place == "cdn":
+            return self.answer_file(repo, "/".join(rest))
+        file = "/".join(rest[2:])
         if repo not in hub.repos:
             return self.refuse(401, "RepoNotFound")
         if file not in hub.repos[repo]:

@@ -131,8 +131,8 @@ def test_what_cannot_be_done_is_a_usage_error(
     assert out == ""
 
 
-def test_no_model_is_the_usual_error(bench: Shell) -> None:
-    assert "no model is named" in bench(code=3)[1]
+def test_without_a_model_the_peer_s_is_run(bench: Shell, tmp_path: Path) -> None:
+    assert "missing.gguf" in bench("--peer", "llama-cpp", "--gguf", tmp_path / "missing.gguf", code=2)[1]
 
 
 def test_a_peer_that_is_not_installed(

@@ -271,7 +271,7 @@ def files(tmp_path: Path, tiny_model: Path) -> dict[str, Path]:
 
 MISTAKES = {
     "missing": (["generate", "NONE"], 3, "no such file"),
-    "no model named": (["generate"], 3, "no model is named"),
+    "an empty name": (["generate", ""], 2, "expected a model, found an empty name"),
     "a picture": (["generate", "PNG"], 3, "PNG image"),
     "no tokenizer": (["generate", "LONELY"], 3, "no tokenizer of 300 tokens"),
     "tokenizer missing": (["generate", "MODEL", "-z", "NONE"], 3, "none.bin"),
@@ -292,6 +292,7 @@ MISTAKES = {
     "shell": (["completion", "csh"], 2, "bash"),
     "inspect": (["inspect", "PNG"], 3, "PNG image"),
     "chat": (["chat", "NONE"], 3, "no such file"),
+    "chat without a model": (["chat"], 3, "llamatui pull SmolLM2-135M-Instruct"),
 }
 
 

@@ -263,7 +263,7 @@ def test_the_list_tells_damaged_models_and_what_did_not_end(
     server: Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Shelf.look().show()
-    assert "no models are here yet" in capsys.readouterr().err
+    assert "nothing has been pulled yet" in capsys.readouterr().err
     pull("stories260K")
     (store.models_folder() / "bad.bin").write_bytes(b"GGUF")
     store.tokenizers_folder().mkdir()

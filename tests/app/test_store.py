@@ -67,8 +67,14 @@ def test_an_unknown_name_suggests_those_like_it() -> None:
         store.resolve("my-own-modle")
     assert caught.value.hint == "did you mean my-own-model? llamatui models lists what is here"
     with pytest.raises(ModelError) as caught:
+        store.resolve("storys")
+    assert "stories" in caught.value.hint
+    with pytest.raises(ModelError) as caught:
         store.resolve("Llama-3.2-7B")
     assert "Llama-3.2-1B" in caught.value.hint
+    with pytest.raises(ModelError) as caught:
+        store.resolve("Once upon a time")
+    assert caught.value.hint.startswith("a text to go on from is given with -i; ")
     for name in ("x" * 5000, "a\0b"):
         with pytest.raises(ModelError, match="no such file"):
             store.resolve(name)
@@ -135,7 +141,7 @@ def test_completion_of_names() -> None:
     put("Stories")
     put("other")
     assert store.complete_names("St") == ["Stories"]
-    assert store.complete_names("") == ["other", "Stories"]
+    assert store.complete_names("") == ["other", "Stories", "stories"]
 
 
 def test_the_catalogue_is_sound() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from llamatui.backends.checkpoint import Checkpoint, ModelConfig, tensor_layout  # noqa: E402
+from llamatui.backends.checkpoint import Checkpoint, ModelConfig, RopeScaling, tensor_layout  # noqa: E402
 from llamatui.errors import CheckpointError  # noqa: E402
 from llamatui.export.llama2c_checkpoint import open_llama2c  # noqa: E402
 from llamatui.export.meta import original_name  # noqa: E402
@@ -186,3 +186,159 @@ def test_the_tokenizer_beside_it_tells_bos_and_eos(tmp_path: Path) -> None:
     write_tokenizer_bin(tmp_path / "tokenizer.bin", TINY.vocab_size)
     config = open_llama2c(path).config
     assert (config.bos_id, config.eos_ids) == (1, (2,))
+
+
+SCALING = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_seq_len": 32,
+}
+OURS: dict[str, object] = {
+    **ARGS,
+    "rope_theta": 500.0,
+    "rope_scaling": SCALING,
+    "norm_eps": 1e-6,
+    "lora_scale": 0.5,
+    "chat_format": "chatml",
+    "bos_id": 3,
+    "eos_ids": [4, 5],
+}
+
+
+def test_what_llama2c_takes_for_granted_comes_along(tmp_path: Path) -> None:
+    assert open_llama2c(write_checkpoint(tmp_path / "ckpt.pt", state_of(TINY), OURS)).config == replace(
+        TINY,
+        rope_theta=500.0,
+        rope_scaling=RopeScaling(8.0, 1.0, 4.0, 32),
+        norm_eps=1e-6,
+        chat_format="chatml",
+        bos_id=3,
+        eos_ids=(4, 5),
+    )
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"rope_theta": "10000"},
+        {"rope_theta": 0},
+        {"rope_theta": float("inf")},
+        {"rope_scaling": 8.0},
+        {"rope_scaling": [8.0, 1.0, 4.0, 32]},
+        {"rope_scaling": {}},
+        {"rope_scaling": {**SCALING, "factor": "8"}},
+        {"rope_scaling": {**SCALING, "factor": 0.0}},
+        {"rope_scaling": {**SCALING, "low_freq_factor": 4.0}},
+        {"rope_scaling": {**SCALING, "high_freq_factor": float("nan")}},
+        {"rope_scaling": {**SCALING, "original_max_seq_len": 32.0}},
+        {"rope_scaling": {**SCALING, "original_max_seq_len": 1 << 40}},
+        {"chat_format": 1},
+        {"chat_format": ["chatml"]},
+        {"bos_id": "1"},
+        {"bos_id": 300},
+        {"eos_ids": [2, 300]},
+        {"eos_ids": [2, "3"]},
+        {"eos_ids": "2"},
+    ],
+    ids=lambda args: str(args)[:70],
+)
+def test_our_own_model_args_are_checked_too(tmp_path: Path, args: dict[str, object]) -> None:
+    path = write_checkpoint(tmp_path / "ckpt.pt", state_of(TINY), {**OURS, **args})
+    with pytest.raises(CheckpointError) as caught:
+        open_llama2c(path)
+    assert caught.value.message.startswith(str(path))
+    assert caught.value.hint
+    assert len(caught.value.message) < len(str(path)) + 250
+
+
+STEMS = [f"layers.{layer}.{part}" for layer in (0, 1) for part in ("attention.wq", "feed_forward.w2")]
+
+
+def additions(rank: int = 3) -> State:
+    """Halves for some of the matrices, and none for the others."""
+    generator = torch.Generator().manual_seed(2)
+    state = state_of(TINY)
+    halves = {}
+    for stem in STEMS:
+        rows, columns = state[f"{stem}.weight"].shape
+        halves[f"{stem}.lora_a"] = torch.randn(rank, columns, generator=generator)
+        halves[f"{stem}.lora_b"] = torch.randn(rows, rank, generator=generator)
+    return halves
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
+def test_low_rank_additions_are_added(tmp_path: Path, prefix: str) -> None:
+    state, halves = state_of(TINY), additions()
+    saved = {prefix + name: w for name, w in {**state, **halves}.items()}
+    source = open_llama2c(write_checkpoint(tmp_path / "ckpt.pt", saved, OURS))
+    for spec in tensor_layout(source.config, 1):
+        for layer in range(max(spec.n_layers, 1)):
+            name = original_name(spec.name, layer)
+            expected, stem = state[name], name.removesuffix(".weight")
+            if stem in STEMS:
+                expected = expected + 0.5 * halves[f"{stem}.lora_b"] @ halves[f"{stem}.lora_a"]
+                assert (expected - state[name]).abs().max() > 0.1
+            rows = source.tensor(spec.name, layer)
+            assert rows.shape == spec.shape
+            blocks = [np.asarray(rows[i : i + 7]) for i in range(0, spec.shape[0], 7)]
+            found = np.concatenate(blocks)
+            np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_half_precision_additions_are_added_in_float32(tmp_path: Path) -> None:
+    state, halves = state_of(TINY), {name: w.bfloat16() for name, w in additions().items()}
+    source = open_llama2c(write_checkpoint(tmp_path / "ckpt.pt", {**state, **halves}, OURS))
+    stem = STEMS[0]
+    expected = (
+        state[f"{stem}.weight"] + 0.5 * halves[f"{stem}.lora_b"].float() @ halves[f"{stem}.lora_a"].float()
+    )
+    np.testing.assert_allclose(source.tensor("wq", 0)[0:32], expected.numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "problem"),
+    [
+        ("layers.0.attention.wq.lora_a", None, "found None, "),
+        ("layers.0.attention.wq.lora_b", None, "None, "),
+        ("layers.0.attention.wq.weight", None, "found no layers.0.attention.wq.weight"),
+        ("layers.0.attention.wq.lora_a", torch.ones(3, 31), r"\(3, 31\)"),
+        ("layers.0.attention.wq.lora_a", torch.ones(2, 32), r"\(2, 32\)"),
+        ("layers.0.attention.wq.lora_b", torch.ones(33, 3), r"\(33, 3\)"),
+        ("layers.0.attention.wq.lora_b", torch.ones(3, 32), r"\(3, 32\)"),
+        ("layers.0.attention.wq.lora_b", torch.ones(32), r"\(32,\)"),
+        ("layers.0.attention.wq.lora_a", torch.ones(()), r"\(\)"),
+        ("layers.0.attention.wq.lora_a", torch.ones(3, 32, dtype=torch.int64), "found int64"),
+        ("layers.0.attention.wq.lora_b", torch.ones(32, 3, dtype=torch.float64), "found float64"),
+        ("layers.0.attention.lora_a", torch.ones(3, 32), "expected lora_a"),
+        ("tok_embeddings.lora_a", torch.ones(3, 32), "expected lora_a"),
+        (".lora_a", torch.ones(3, 32), "expected lora_a"),
+        ("layers.9.attention.wq.lora_a", torch.ones(3, 32), "expected lora_a"),
+    ],
+)
+def test_an_addition_that_does_not_fit_is_named(
+    tmp_path: Path, name: str, tensor: "torch.Tensor | None", problem: str
+) -> None:
+    state = {**state_of(TINY), **additions()}
+    state.pop(name, None)
+    path = write_checkpoint(tmp_path / "ckpt.pt", state if tensor is None else {**state, name: tensor}, OURS)
+    with pytest.raises(CheckpointError, match=problem) as caught:
+        open_llama2c(path)
+    assert caught.value.message.startswith(str(path))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("scale", [None, "2", True, float("nan"), float("inf"), [1.0]], ids=str)
+def test_additions_need_their_scale(tmp_path: Path, scale: object) -> None:
+    args = {**OURS, "lora_scale": scale}
+    path = write_checkpoint(tmp_path / "ckpt.pt", {**state_of(TINY), **additions()}, args)
+    with pytest.raises(CheckpointError, match="lora_scale to be a number"):
+        open_llama2c(path)
+
+
+def test_additions_to_what_is_no_matrix_are_refused(tmp_path: Path) -> None:
+    """Such as would be read as a matrix that the model has not, or a norm."""
+    halves = {"norm.lora_a": torch.ones(1, 32), "norm.lora_b": torch.ones(32, 1)}
+    path = write_checkpoint(tmp_path / "ckpt.pt", {**state_of(TINY), **halves}, OURS)
+    with pytest.raises(CheckpointError, match="norm: expected lora_a"):
+        open_llama2c(path)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llamatui.app import store
 from llamatui.app.cli import loading, options
 from llamatui.app.cli.terminal import INTERRUPTED, Interrupted, dumps, printable
 from llamatui.app.config import Settings
@@ -111,14 +112,19 @@ def bench(
         refuse("a measurement of speed", {"-i": prompt, "--stories": stories})
         if json and markdown:
             raise UsageError("give --json or --md, not both")
-        settings = settings_for(model, tokenizer, counts)
+        settings = settings_for(model, tokenizer, counts, gguf)
         path = peer_file(settings, peer, gguf)
         speed = prepare(settings, backend or settings.backend, counts, lengths, path)
         run_speed(speed, repetitions or REPETITIONS, json, markdown)
 
 
-def settings_for(model: str | None, tokenizer: Path | None, counts: list[int]) -> Settings:
-    return loading.settings_from(model, tokenizer=tokenizer, threads=max(counts, default=None))
+def settings_for(
+    model: str | None, tokenizer: Path | None, counts: list[int], gguf: Path | None = None
+) -> Settings:
+    """Where no model is named, the peer's file is it: the two are to run the same."""
+    threads = max(counts, default=None)
+    fallback = store.bundled if gguf is None else lambda: gguf
+    return loading.settings_from(model, fallback, tokenizer=tokenizer, threads=threads)
 
 
 def numbers(text: str | None, flag: str, least: int, most: int) -> list[int]:
@@ -180,7 +186,6 @@ def peer_file(settings: Settings, peer: str | None, gguf: Path | None) -> Path |
         return None
     if peer != "llama-cpp":
         raise UsageError(f"--peer knows llama-cpp, found {peer!r}")
-    from llamatui.app import store
     from llamatui.app.gguf_cache import is_gguf
 
     path = gguf or store.resolve(settings.model)

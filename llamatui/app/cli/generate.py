@@ -70,7 +70,7 @@ def generate(
 ) -> None:
     """Generate text, like llama2.c's run: same checkpoint, flags and seed give the same tokens.
 
-    Example: llamatui generate stories260K.bin -i "Once upon a time" -t 0.8 -s 42
+    Example: llamatui generate -i "Once upon a time" -t 0.8 -s 42
     """
     if stream not in (None, "jsonl"):
         raise UsageError(f"--stream knows jsonl, found {stream!r}")

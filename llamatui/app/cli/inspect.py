@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from llamatui.app import store
 from llamatui.app.cli import loading, options
 from llamatui.app.cli.options import Json
 from llamatui.errors import LlamatuiError
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 def inspect(model: options.Model = None, tokenizer: options.Tokenizer = None, json: Json = False) -> None:
     """Show a model's header, tensors, format, tokenizer and memory needed."""
     settings = loading.settings_from(model, tokenizer=tokenizer)
-    from llamatui.app import store
     from llamatui.app.gguf_cache import is_gguf
 
     path = store.resolve(settings.model)

@@ -1,10 +1,14 @@
 """From settings to a model, a sampler and limits, the same way in every command."""
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llamatui.app import store
 from llamatui.app.config import Settings, resolve
-from llamatui.errors import ModelError, TokenizerMissingError, UsageError
+from llamatui.errors import TokenizerMissingError, UsageError
 
 if TYPE_CHECKING:
     from llamatui.app.engine import OverflowPolicy
@@ -13,21 +17,26 @@ if TYPE_CHECKING:
     from llamatui.backends.checkpoint import Checkpoint
 
 
-def settings_from(model: str | None, **flags: Any) -> Settings:
+def settings_from(
+    model: str | None, fallback: Callable[[], Path] = store.bundled, /, **flags: Any
+) -> Settings:
     """Settings with these flags on top; sets the number of BLAS threads before NumPy is loaded.
 
+    Args:
+        model: What the command line names; None leaves it to the settings.
+        fallback: Finds the model where those name none either, or raises what is wrong.
+
     Raises:
-        ModelError: No model is named anywhere.
+        ModelError: No model is named, and there is none to fall back to.
         UsageError: A setting is out of its range.
     """
+    if model == "":  # a script's variable that is not set is no reason to run another model
+        raise UsageError("expected a model, found an empty name", "llamatui models lists what is here")
     tokenizer = flags.pop("tokenizer", None)
     named = {"model": model, "tokenizer": tokenizer and str(tokenizer)}
     settings, _ = resolve({**flags, **named})
     if not settings.model:
-        raise ModelError(
-            "no model is named",
-            "give a .bin or .gguf file; llamatui pull lists models to fetch; or set `model` in config.toml",
-        )
+        settings = replace(settings, model=str(fallback()))
     if not 0 <= settings.threads <= 1024:
         raise UsageError(f"threads must be in 0..1024, found {settings.threads}")
     if settings.chat_format:

@@ -64,8 +64,9 @@ def main() -> NoReturn:
 
     signal.signal(signal.SIGINT, interrupt)
     for name in ("SIGTERM", "SIGHUP"):  # also a terminal window that is closed
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), terminate)
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+            signal.signal(number, terminate)
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `llamatui generate | head` ends like any Unix filter
     prepare_streams()

@@ -1,4 +1,4 @@
-"""`llamatui models`: what has been pulled, and how to be rid of it."""
+"""`llamatui models`: what is here by name, and how to be rid of it."""
 
 import json as json_library
 import sys
@@ -18,9 +18,10 @@ app = typer.Typer()
 
 @app.callback(invoke_without_command=True)
 def models(context: typer.Context, json: Json = False) -> None:
-    """List the models that have been pulled: their names work wherever a path does.
+    """List the models that are here: their names work wherever a path does.
 
-    Also what GGUF files became when they were run, which `rm` deletes too.
+    Those that were pulled, and the one that comes with llamatui and runs where none is named. Also what GGUF
+    files became when they were run, which `rm` deletes too.
     """
     if context.invoked_subcommand is not None:
         return
@@ -60,6 +61,8 @@ def rm(
 class Shelf:
     """All that is kept on the disk."""
 
+    bundled: dict[str, Any] | None
+    """Comes with llamatui; None where it was left out."""
     models: list[dict[str, Any]]
     converted: list[dict[str, Any]]
     """From GGUF files."""
@@ -72,6 +75,7 @@ class Shelf:
         tokenizers = [path for path in sorted(store.tokenizers_folder().glob("*")) if path.is_file()]
         unfinished = [path for path in store.downloads_folder().rglob("*") if path.is_file()]
         return cls(
+            describe(store.BUNDLED) if store.BUNDLED.path.exists() else None,
             [describe(model) for model in store.list_models()],
             [describe_converted(model) for model in store.list_converted()],
             [describe_tokenizer(path) for path in tokenizers],
@@ -82,6 +86,7 @@ class Shelf:
         return {
             "folder": str(store.models_folder()),
             "models": self.models,
+            "bundled": self.bundled,
             "converted": self.converted,
             "tokenizers": self.tokenizers,
             "downloads": {"folder": str(store.downloads_folder()), "bytes": self.unfinished},
@@ -91,8 +96,9 @@ class Shelf:
         from rich.filesize import decimal as size
 
         rows = []
-        for model in self.models:
-            origin = ":".join(filter(None, (model["repo"], model["file"])))
+        for model in [*self.models, *filter(None, [self.bundled])]:
+            pulled_from = ":".join(filter(None, (model["repo"], model["file"])))
+            origin = "comes with llamatui" if model is self.bundled else pulled_from
             if model["problem"]:
                 rows.append((model["name"], "", "damaged", "", origin))
             else:
@@ -106,9 +112,9 @@ class Shelf:
         if rows:
             print_table(("name", ">params", "format", ">size", "from"), rows)
         if self.models:
-            print(f"\nin {store.models_folder()}", file=sys.stderr)
+            print(f"\npulled models are in {store.models_folder()}", file=sys.stderr)
         else:
-            print("no models are here yet: llamatui pull shows what there is", file=sys.stderr)
+            print("nothing has been pulled yet: llamatui pull shows what there is", file=sys.stderr)
         if self.unfinished:
             where = store.downloads_folder()
             print(f"downloads that are kept: {size(self.unfinished)} in {where}", file=sys.stderr)

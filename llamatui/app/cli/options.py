@@ -16,7 +16,7 @@ def complete_backend() -> list[str]:
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Pulled models, and files that can be run; where nothing fits, the shell completes file names."""
+    """Models by name, and files that can be run; where nothing fits, the shell completes file names."""
     from llamatui.app.store import complete_names
 
     begin = Path(incomplete)
@@ -31,7 +31,15 @@ def complete_model(incomplete: str) -> list[str]:
 Model = Annotated[
     str | None,
     typer.Argument(
-        help="A .bin or .gguf file, or the name of a pulled model; default: the setting `model`.",
+        help="A .bin or .gguf file, or a model's name; default: the setting `model`, else `stories`, which "
+        "comes with llamatui.",
+        autocompletion=complete_model,
+    ),
+]
+InstructModel = Annotated[
+    str | None,
+    typer.Argument(
+        help="A .bin or .gguf file, or a pulled model's name; default: the setting `model`.",
         autocompletion=complete_model,
     ),
 ]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llamatui.app import store
 from llamatui.app.cli import loading, options
 from llamatui.app.config import Settings
 from llamatui.errors import UsageError
@@ -40,7 +41,7 @@ def story(
 
 
 def chat(
-    model: options.Model = None,
+    model: options.InstructModel = None,
     system: options.System = None,
     tokenizer: options.Tokenizer = None,
     backend: options.Backend = None,
@@ -64,7 +65,7 @@ def chat(
         "chat_format": chat_format, "temperature": temperature, "top_p": top_p, "seed": seed, "top_k": top_k,
         "min_p": min_p, "repeat_penalty": repeat_penalty, "context": context, "overflow": overflow,
     }  # fmt: skip
-    settings = loading.settings_from(model, **flags)
+    settings = loading.settings_from(model, store.refuse_chat, **flags)
     # Only `-y ""` means none at all.
     system = settings.system if settings.system or system is not None else None
     if is_terminal() and not json:

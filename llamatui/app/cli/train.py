@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from llamatui.app.cli import options, train_data
+from llamatui.app.cli.terminal import INTERRUPTED
 from llamatui.errors import MissingExtraError, UsageError
 from llamatui.train.config import TrainConfig, checked_values, read_config
 
@@ -71,14 +72,19 @@ def run(
     require_torch()
     if resume and init_from is not None:
         raise UsageError("--resume and --init-from exclude each other", "a resumed run has its model")
-    from llamatui.app.training.watch import stop_on_signal, watch
+    from llamatui.app.config import resolve
+    from llamatui.app.training.watch import watch
     from llamatui.train.run import train
 
     settings = {**(read_config(config) if config else {}), **checked_values(settings, "the command line")}
-    log_interval = settings.get("log_interval", TrainConfig().log_interval)
-    with stop_on_signal() as stop:
-        events = train(data, out, settings, resume=resume, init_from=init_from, stop=stop)
-        watch(events, out, log_interval=log_interval, plain=plain)
+    stopped = watch(
+        lambda stop: train(data, out, settings, resume=resume, init_from=init_from, stop=stop),
+        out,
+        plain=plain,
+        theme=resolve()[0].theme or "dark",
+    )
+    if stopped:
+        raise typer.Exit(INTERRUPTED)
 
 
 @app.command()

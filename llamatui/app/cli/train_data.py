@@ -1,50 +1,95 @@
 """`llamatui train download`, `vocab` and `pretokenize`: text, a vocabulary for it, and its token ids."""
 
+import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llamatui.errors import LlamatuiError
+from llamatui.app.cli.terminal import Interrupted
+from llamatui.errors import LlamatuiError, UsageError
 
 Text = Annotated[
     list[Path],
-    typer.Argument(help="Text: .txt (<|endoftext|> between documents), .jsonl, .json, or folders of them."),
+    typer.Argument(
+        help="Files, or folders of them: .txt with <|endoftext|> between documents, .jsonl, .json.",
+        metavar="TEXT",
+    ),
 ]
 
 
-def download() -> None: ...
+def download(
+    folder: Annotated[Path, typer.Argument(help="Where to.", metavar="[DIR]")] = Path("data"),
+    valid_only: Annotated[
+        bool, typer.Option("--valid-only", help="The 22 MB of validation text: enough to try everything.")
+    ] = False,
+) -> None:
+    """Get TinyStories, 2.2 GB of short stories, from the Hugging Face hub.
+
+    Example: llamatui train download data
+    """
+    from llamatui.app.cli.progress import progress_bar
+    from llamatui.train.download import TRAIN, VALID
+    from llamatui.train.download import download as fetch
+
+    try:
+        with progress_bar("TinyStories") as progress:
+            paths = fetch(folder, valid_only=valid_only, progress=progress)
+    except Interrupted:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        raise
+    for path in paths:
+        print(f"{path}: {_size([path])}", file=sys.stderr)
+    model = folder / "tokenizer.model"
+    text = [folder / VALID] if valid_only else [folder / TRAIN, "--valid", folder / VALID]
+    _suggest("vocab", text[0], "-o", model)
+    _suggest("pretokenize", *text, "-z", model, "-o", folder / "tokens", before="then")
 
 
 def vocab(
     text: Text,
-    out: Annotated[Path, typer.Option("-o", "--out", help="The tokenizer.model to write.")],
-    size: Annotated[int, typer.Option(help="Pieces: 512 to 4096 for stories, 32000 as Llama 2.")] = 4096,
-    threads: Annotated[int | None, typer.Option(min=1, help="Default: one per core.")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The tokenizer.model to write.", metavar="FILE")],
+    size: Annotated[
+        int, typer.Option(help="Pieces: 512 to 4096 for small models of stories; Llama 2 has 32000.")
+    ] = 4096,
 ) -> None:
     """Make a vocabulary of your own: SentencePiece BPE with Llama 2's settings.
 
     Example: llamatui train vocab stories.txt -o data/tokenizer.model --size 2048
     """
-    from llamatui.backends.threads import physical_cores
     from llamatui.train.documents import read_documents, text_files
     from llamatui.train.vocab import train_vocab
 
     files = text_files(text)
-    model = train_vocab(read_documents(files), size, threads=threads or physical_cores())
+    if out.is_dir():
+        raise UsageError(f"{out}: expected a file to write, found a folder", f"-o {out / 'tokenizer.model'}")
+    print(f"finding the {size:,} best pieces for {_size(files)} of text ...", file=sys.stderr, flush=True)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # the library lets no handler of ours run, and nothing is written yet
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    model = train_vocab(read_documents(files), size)
+    part = out.with_name(f".{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_bytes(model)
+        part.write_bytes(model)
+        part.replace(out)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise LlamatuiError(f"{out}: cannot be written: {error.strerror}", "choose another place") from error
-    print(f"{out}: {size} pieces", file=sys.stderr)
+    print(f"{out}: {size:,} pieces", file=sys.stderr)
+    _suggest("pretokenize", *text, "-z", out, "-o", out.parent / "tokens")
 
 
 def pretokenize(
     text: Text,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")],
-    tokenizer: Annotated[Path, typer.Option("-z", "--tokenizer", help="Tokenizer file of any kind.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder to write; a dataset in it is replaced.", metavar="DIR")
+    ],
+    tokenizer: Annotated[
+        Path, typer.Option("-z", "--tokenizer", help="Tokenizer: .model, .json or .bin.", metavar="FILE")
+    ],
     valid: Annotated[
         list[Path] | None,
         typer.Option(help="Text to validate on; default: one document in 20 of TEXT.", metavar="TEXT"),
@@ -53,25 +98,35 @@ def pretokenize(
 ) -> None:
     """Turn text into token ids to train on.
 
-    Example: llamatui train pretokenize stories.txt -z data/tokenizer.model -o data
+    Example: llamatui train pretokenize stories.txt -z data/tokenizer.model -o data/tokens
     """
     from llamatui.app.cli.progress import progress_bar
-    from llamatui.backends.threads import physical_cores
+    from llamatui.backends.threads import default_threads
     from llamatui.train.dataset import SPLITS
     from llamatui.train.documents import text_files
-    from llamatui.train.pretokenize import pretokenize
+    from llamatui.train.pretokenize import pretokenize as write
 
-    with progress_bar(out.name) as progress:
-        dataset = pretokenize(
-            text_files(text), out, tokenizer,
-            valid=text_files(valid or []) if valid else [],
-            processes=processes or physical_cores(),
-            progress=progress,
+    files, valid_files = text_files(text), text_files(valid) if valid else []
+    with progress_bar("tokenizing") as progress:
+        dataset = write(
+            files, out, tokenizer,
+            valid=valid_files, processes=processes or default_threads(), progress=progress,
         )  # fmt: skip
     for name in SPLITS:
         split = dataset.splits[name]
         print(
-            f"{name}: {split.n_documents:,} documents, {split.n_tokens:,} tokens of {dataset.dtype}, "
-            f"{split.n_bytes / max(split.n_tokens, 1):.2f} bytes each",
+            f"{name}: {split.n_documents:,} documents, {split.n_tokens:,} tokens, "
+            f"{split.n_bytes / split.n_tokens:.2f} bytes each",
             file=sys.stderr,
         )
+    _suggest("run", out, "runs/first")
+
+
+def _size(files: list[Path]) -> str:
+    from rich.filesize import decimal
+
+    return decimal(sum(path.stat().st_size for path in files))
+
+
+def _suggest(command: str, *args: object, before: str = "try") -> None:
+    print(f"  {before}: llamatui train {command} {shlex.join(map(str, args))}", file=sys.stderr)

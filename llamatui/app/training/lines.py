@@ -1,38 +1,79 @@
-"""A training run as lines of text, for logs and pipes."""
+"""A training run as lines of text, for logs and pipes, and what is said at its end."""
 
+import math
+import shlex
+from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
+from llamatui.app.cli.terminal import printable
 from llamatui.train.events import Evaluation, Event, Finished, Saved, Started, Step
+from llamatui.train.run_folder import BEST, LAST
 
 
-def print_line(event: Event, log_interval: int) -> None:
+def lines(event: Event, log_interval: int) -> Iterator[str]:
+    """What a log says about an event. The end is told by `summary`."""
     match event:
         case Started():
-            print(
-                f"{event.n_params / 1e6:.2f} M parameters, {event.tokens_per_iter:,} tokens per step, "
-                f"{event.epoch_iters:.1f} steps per epoch; {event.device} {event.dtype}, {event.threads} threads, "
-                f"{event.peak_flops / 1e9:.0f} GFLOP/s",
-                flush=True,
+            trained = (
+                f", {event.n_trained / 1e6:.2f} M of them trained" if event.n_trained < event.n_params else ""
+            )
+            processes = f", {event.world_size} processes" if event.world_size > 1 else ""
+            yield (
+                f"{event.n_params / 1e6:.2f} M parameters{trained}; {event.device} {event.dtype}, "
+                f"{event.threads} threads{processes}, {event.peak_flops / 1e9:,.0f} GFLOP/s"
+            )
+            yield (
+                f"{event.tokens_per_iter:,} tokens per step, {event.epoch_iters:,.1f} steps per epoch, "
+                f"{event.max_iters:,} steps"
+                + (f", going on after step {event.iteration}" if event.iteration else "")
             )
         case Step() if event.iteration % log_interval == 0:
-            print(
+            yield (
                 f"step {event.iteration}  loss {event.loss:.4f}  lr {event.learning_rate:.2e}  "
-                f"norm {event.grad_norm:.2f}  {event.tokens_per_second:,.0f} tok/s  mfu {event.mfu:.0%}  "
-                f"left {timedelta(seconds=round(event.eta))}",
-                flush=True,
+                f"norm {event.grad_norm:.2f}  {event.tokens_per_second:,.0f} tok/s  MFU {event.mfu:.1%}  "
+                f"left {duration(event.eta)}"
             )
         case Evaluation():
-            best = ", the best so far" if event.is_best else ""
-            print(
-                f"step {event.iteration}  train {event.train_loss:.4f}  valid {event.valid_loss:.4f}  "
-                f"{event.bits_per_byte:.4f} bits per byte{best}",
-                flush=True,
-            )
-            if event.sample:
-                print(f"  | {event.sample.strip()}", flush=True)
+            best = "  best so far" if event.is_best else ""
+            yield f"step {event.iteration}  {losses(event)}{best}"
+            yield from (f"  | {line}" for line in printable(event.sample).strip().splitlines())
         case Saved():
-            print(f"step {event.iteration}  saved {event.path}", flush=True)
-        case Finished():
-            print(
-                f"{timedelta(seconds=round(event.seconds))}, best validation loss {event.best_valid_loss:.4f}"
-            )
+            yield f"step {event.iteration}  saved {printable(str(event.path))}"
+
+
+def losses(event: Evaluation) -> str:
+    bits = "" if math.isnan(event.bits_per_byte) else f"  {event.bits_per_byte:.4f} bits per byte"
+    return f"train {event.train_loss:.4f}  valid {event.valid_loss:.4f}{bits}"
+
+
+def summary(end: Finished, best: Evaluation | None, out: Path) -> str:
+    """One line or two: how far it came, how good it is, where it is.
+
+    Args:
+        best: The evaluation of the lowest validation loss.
+    """
+    how = "stopped after" if end.stopped else "finished"
+    text = f"{how} {end.iteration:,} steps, {duration(end.seconds)}"
+    if best is not None:
+        text += f"; best after step {best.iteration}: {losses(best)}"
+    checkpoints = [out / name for name in (LAST, BEST) if (out / name).exists()]
+    return printable("\n".join([text, *map(str, checkpoints)]))
+
+
+def next_commands(end: Finished, out: Path) -> str:
+    """What to do with it."""
+    folder = shlex.quote(str(out))
+    commands = [
+        f"llamatui train sample {folder}",
+        f"llamatui train export {folder} story.bin",
+        "llamatui story story.bin",
+    ]
+    if end.stopped:
+        commands.insert(0, "the same command with --resume")
+    return printable("\n".join(f"  try: {command}" for command in commands))
+
+
+def duration(seconds: float) -> str:
+    """`0:01:30`, `2 days, 3:00:00`"""
+    return str(timedelta(seconds=round(seconds)))

@@ -1,39 +1,75 @@
-"""Follows a training run: a live view in a terminal, plain lines elsewhere, and always `metrics.jsonl`."""
+"""Follows a training run: a live view in a terminal, plain lines elsewhere, and always `metrics.jsonl`.
+
+Of processes that torchrun started, the first shows and writes: lines, for the terminal is not its own.
+"""
 
 import os
-import signal
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
-from llamatui.app.training.lines import print_line
-from llamatui.train.events import Event
+from llamatui.app.training.lines import lines, next_commands, summary
+from llamatui.app.training.metrics import read_metrics, recorded
+from llamatui.app.training.plot import plot
+from llamatui.app.training.stop import NOTICE, Stop, stop_on_signal
+from llamatui.train.events import Evaluation, Event, Finished, Started
 
 
-def watch(events: Iterator[Event], out: Path, *, log_interval: int, plain: bool) -> None:
+def watch(start: Callable[[Stop], Iterator[Event]], out: Path, *, plain: bool, theme: str) -> bool:
+    """Runs it to its end.
+
+    Args:
+        start: Begins the run, given what it has to ask in each step.
+        out: The run's folder.
+        plain: Lines, also in a terminal.
+        theme: Of the live view.
+
+    Returns:
+        Whether it was stopped before its last step.
+
+    Raises:
+        LlamatuiError: It failed, or a file of metrics cannot be written.
+    """
+    rank = os.environ.get("RANK")
+    if rank not in (None, "0"):
+        with stop_on_signal() as stop:
+            return _end(start(stop), lambda event: None).stopped
+    if plain or rank is not None or not _is_terminal():
+        with stop_on_signal(NOTICE) as stop:
+            end = _end(recorded(start(stop), out), _Printer())
+    else:
+        from llamatui.app.training.live import follow
+
+        with stop_on_signal() as stop:
+            end = follow(recorded(start(stop), out), stop, out, theme)
+    best = [event for event in read_metrics(out) if isinstance(event, Evaluation) and event.is_best]
+    print(summary(end, best[-1] if best else None, out), flush=True)
+    if picture := plot(out):
+        print(picture, flush=True)
+    print(next_commands(end, out), file=sys.stderr)
+    return end.stopped
+
+
+def _end(events: Iterator[Event], show: Callable[[Event], None]) -> Finished:
+    """Shows every event; returns the last."""
     for event in events:
-        print_line(event, log_interval)
+        show(event)
+        if isinstance(event, Finished):
+            end = event
+    return end
 
 
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """A question whether Ctrl+C or a polite kill has come; the second one acts as before."""
-    asked = False
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+class _Printer:
+    def __init__(self) -> None:
+        self._log_interval = 1
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self._log_interval = event.log_interval
+        for line in lines(event, self._log_interval):
+            print(line, flush=True)
 
-    def ask(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        restore()
 
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield lambda: asked
-    finally:
-        restore()
+def _is_terminal() -> bool:
+    """Whether there is one to take over: Textual reads stdin and draws on stderr."""
+    return sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()

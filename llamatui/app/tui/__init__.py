@@ -8,8 +8,9 @@
     story.py      a story without a screen: passages and the ids they are
     page.py, flow.py, ...   widgets, and what they draw
 
-Only this package imports Textual. Modules that are imported before the first paint import nothing that
-imports NumPy: the engine is loaded on the inference thread, while the room is already on the screen.
+Only this package and `app/training/live.py` import Textual. Modules that are imported before the first paint
+import nothing that imports NumPy: the engine is loaded on the inference thread, while the room is already on
+the screen.
 """
 
 import gc

@@ -1,0 +1,64 @@
+"""Stopping a training run: one request ends it after its step, with a checkpoint; a second leaves at once."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+NOTICE = "\nstopping: this step is finished and saved first; once more to leave at once\n"
+SAME_REQUEST = 0.5
+"""Seconds in which more requests are still the first: a key that is held down, or a signal that the terminal
+sent to all processes and a launcher such as torchrun passes on."""
+
+
+class Stop:
+    """The question that the trainer asks in each step."""
+
+    def __init__(self) -> None:
+        self._asked_at: float | None = None
+
+    def __call__(self) -> bool:
+        return self._asked_at is not None
+
+    def ask(self) -> bool:
+        """Returns whether this is the second request, by somebody who does not want to wait."""
+        now = time.monotonic()
+        if self._asked_at is None:
+            self._asked_at = now
+            return False
+        return now - self._asked_at > SAME_REQUEST
+
+
+@contextmanager
+def stop_on_signal(notice: str = "") -> Iterator[Stop]:
+    """Ctrl+C and SIGTERM ask to stop; the second one acts as before.
+
+    Args:
+        notice: Written to stderr at the first.
+    """
+    stop = Stop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        first = not stop()
+        if stop.ask():
+            restore()
+            signal.raise_signal(signum)
+        elif first and notice:
+            os.write(
+                2, notice.encode()
+            )  # a signal may come in the midst of a print, which cannot be entered twice
+
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # nohup, or in the background of a script
+            signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        restore()
