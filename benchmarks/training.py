@@ -3,9 +3,9 @@
     git clone https://github.com/karpathy/llama2.c
     python benchmarks/training.py --llama2c llama2.c            # 15M shape; --compile for both compiled
 
-Both train the same architecture on the same ids with the same batches, in processes of their own. The time of a step
-is the median of those after the first few; evaluations and start-up are left out. llama2.c's train.py needs `tqdm` and
-`requests` to be importable.
+Both train the same architecture on the same ids with the same batches, in processes of their own. The time
+of a step is the median of those after the first few; evaluations and start-up are left out. llama2.c needs
+`tqdm` and `requests` to be importable.
 """
 
 import argparse

@@ -138,7 +138,7 @@ def with_token_ids(config: ModelConfig, files: TokenizerFiles) -> ModelConfig:
     """`config`, with BOS and EOS of the model's tokenizer where it does not know them."""
     if not files or (config.bos_id >= 0 and config.eos_ids):
         return config
-    tokenizer = _loaded(files, Path("tokenizer"), config.vocab_size)
+    tokenizer = load_files(files, Path("tokenizer"), config.vocab_size)
     return replace(
         config,
         bos_id=config.bos_id if config.bos_id >= 0 else tokenizer.bos_id,
@@ -159,7 +159,7 @@ def for_hf(files: TokenizerFiles, config: ModelConfig) -> dict[str, bytes]:
     if ending is None:
         return {}
     data, path = files[ending], Path(ending)
-    tokenizer = _loaded(files, path, config.vocab_size)
+    tokenizer = load_files(files, path, config.vocab_size)
     told = _object(files.get(CONFIG, b""))
     kind = recognise(path, data)
     if kind == "json":
@@ -224,7 +224,7 @@ def _sentencepiece_for_hf(model: bytes, tokenizer: Tokenizer) -> dict[str, bytes
             bos=texts[tokenizer.bos_id] if tokenizer.adds_bos else None,
             add_dummy_prefix=tokenizer.strips_space_after(None),
         )
-        back = _loaded({JSON: document}, Path("tokenizer.json"), len(pieces))
+        back = load_files({JSON: document}, Path("tokenizer.json"), len(pieces))
         every = "".join(text for text, _, kind in pieces if kind is PieceType.NORMAL).replace(SPACE, " ")
         every += "  \ufb01 \u2460 \uff21 e\u0301 \u200b  "  # what a normalizing model would change
         if back.encode(every) == tokenizer.encode(every):
@@ -427,11 +427,11 @@ def _fitting(path: Path, vocab_size: int) -> TokenizerFiles:
 
 def _checked(files: TokenizerFiles, path: Path, vocab_size: int) -> TokenizerFiles:
     """`files`, once they are proven to be read. Errors name `path`."""
-    _loaded(files, path, vocab_size)
+    load_files(files, path, vocab_size)
     return files
 
 
-def _loaded(files: TokenizerFiles, path: Path, vocab_size: int) -> Tokenizer:
+def load_files(files: TokenizerFiles, path: Path, vocab_size: int) -> Tokenizer:
     with tempfile.TemporaryDirectory() as folder:
         for ending, data in files.items():
             (Path(folder) / f"m{ending}").write_bytes(data)

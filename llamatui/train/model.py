@@ -14,8 +14,7 @@ from torch.nn import functional
 from llamatui.backends.checkpoint import ModelConfig
 from llamatui.backends.rope import rope_table
 
-IGNORED = -1
-"""A target that is no part of the loss."""
+EMBEDDING = "tok_embeddings.weight"
 
 
 class Attention(nn.Module):
@@ -39,7 +38,7 @@ class Attention(nn.Module):
         if self.n_kv_heads != self.n_heads:
             k = k.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)  # (batch, n_heads, n, head_dim)
             v = v.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
-        # Without dropout of the attention weights, which no fused kernel has on a CPU: it is ten times slower.
+        # No dropout of the attention weights: no fused kernel has it on a CPU, others are ten times slower.
         out = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         out = self.wo(out.transpose(1, 2).reshape(batch, n, dim))
         return functional.dropout(out, self.dropout, self.training)
@@ -107,7 +106,7 @@ class Llama(nn.Module):
 
         Args:
             tokens: (batch, n) ids, n at most max_seq_len.
-            targets: (batch, n) ids that follow; IGNORED ones do not count.
+            targets: (batch, n) ids that follow.
         """
         n = tokens.shape[1]
         cos, sin = cast(Tensor, self.cos)[:n], cast(Tensor, self.sin)[:n]  # (n, head_dim / 2)
@@ -117,10 +116,16 @@ class Llama(nn.Module):
         logits = self.output(self.norm(x))  # (batch, n, vocab_size)
         if targets is None:
             return cast(Tensor, logits)
-        return functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+        return functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
-    def flops_per_token(self) -> int:
-        """Floating-point operations of one token, forward and backward. Source: PaLM, arXiv:2204.02311, B."""
+    def flops_per_token(self, seq_len: int) -> int:
+        """Floating-point operations of one token in windows of `seq_len`, forward and backward.
+
+        Source: PaLM, arXiv:2204.02311, appendix B. An embedding that is no classifier multiplies nothing, and
+        a frozen matrix has no gradient of its own.
+        """
         c = self.config
-        n_params = sum(p.numel() for p in self.parameters())
-        return 6 * n_params + 12 * c.n_layers * c.dim * c.max_seq_len
+        used = [p for name, p in self.named_parameters() if c.shared_classifier or name != EMBEDDING]
+        n_used = sum(p.numel() for p in used)
+        n_trained = sum(p.numel() for p in used if p.requires_grad)
+        return 4 * n_used + 2 * n_trained + 12 * c.n_layers * c.dim * seq_len

@@ -15,6 +15,8 @@ from llamatui.backends.checkpoint import MAX_EOS_IDS, ModelConfig
 from llamatui.errors import LlamatuiError, UsageError
 from llamatui.export.llama2c_checkpoint import open_llama2c
 from llamatui.export.open import open_model
+from llamatui.export.source import Source
+from llamatui.export.tokenizer_files import load_files
 from llamatui.tokenizers.base import Tokenizer
 from llamatui.tokenizers.loading import load_tokenizer
 from llamatui.train import checkpoints
@@ -23,7 +25,7 @@ from llamatui.train.dataset import open_dataset
 from llamatui.train.distributed import world
 from llamatui.train.events import Event
 from llamatui.train.machine import find_machine, telling_failures
-from llamatui.train.run_folder import CONFIG, LAST
+from llamatui.train.run_folder import CONFIG, LAST, checkpoint_path
 from llamatui.train.trainer import Trainer, config_of
 
 
@@ -70,7 +72,8 @@ def train(
         model_config = replace(open_llama2c(out / LAST).config, shared_classifier=config.tied)
         _check_same_tokenizer(out / dataset.tokenizer, tokenizer_file)
     elif init_from is not None:
-        source = open_model(init_from)
+        source = open_model(checkpoint_path(init_from) if (init_from / CONFIG).is_file() else init_from)
+        _check_same_vocabulary(source, tokenizer, init_from)
         config = config_of(source.config, TrainConfig(**settings))
         check_fixed(config, settings, ARCHITECTURE, str(init_from))
         model_config = replace(source.config, group_size=0)
@@ -100,6 +103,21 @@ def _with_token_ids(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
         bos_id=config.bos_id if config.bos_id >= 0 else tokenizer.bos_id,
         eos_ids=config.eos_ids or tuple(sorted(tokenizer.eos_ids)[:MAX_EOS_IDS]),
     )
+
+
+def _check_same_vocabulary(source: Source, tokenizer: Tokenizer, path: Path) -> None:
+    """Vocabularies of one size are told apart by what their tokens stand for."""
+    size = source.config.vocab_size
+    if not source.tokenizer or tokenizer.vocab_size != size:
+        return  # nothing to compare with, or told later
+    own = load_files(source.tokenizer, path, size)
+    for token in range(size):
+        if own.decode_bytes(token) != tokenizer.decode_bytes(token):
+            raise UsageError(
+                f"{path}: expected data of its own vocabulary, found one where token {token} is "
+                f"{tokenizer.decode_bytes(token)!r}, not {own.decode_bytes(token)!r}",
+                "tokenize the text with the model's tokenizer: llamatui train pretokenize -z",
+            )
 
 
 def _check_same_tokenizer(kept: Path, given: Path) -> None:

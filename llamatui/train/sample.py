@@ -53,7 +53,10 @@ def sample_text(
     top_k: int = 0,
     seed: int = 0,
 ) -> Iterator[str]:
-    """Pieces of the text that follows `prompt`, up to the end of the document or to `n` tokens.
+    """Pieces of the text that follows `prompt`, up to the end of the document or of the length.
+
+    Args:
+        n: Positions to run, the prompt's included, as `generate` and run.c count them.
 
     Raises:
         UsageError: The prompt is empty, and the vocabulary has no token that begins or ends a document.
@@ -68,7 +71,8 @@ def sample_text(
     was_training = model.training
     model.eval()
     try:
-        for token in sample_ids(model, ids, n, temperature=temperature, top_k=top_k, generator=generator):
+        n_new = max(n - len(ids) + 1, 0)
+        for token in sample_ids(model, ids, n_new, temperature=temperature, top_k=top_k, generator=generator):
             if token in ends:
                 break
             yield decoder.push(token)

@@ -5,7 +5,7 @@ Source: `train.py` of llama2.c, which this does in its order of steps.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -64,7 +64,7 @@ class Trainer:
 
         Raises:
             UsageError: Data, machine and config do not go together; or the resumed run is at its end.
-        CheckpointError: `source` or `resumed` is damaged.
+            CheckpointError: `source` or `resumed` is damaged.
         """
         if config.grad_accumulation % world.size:
             fitting = math.ceil(config.grad_accumulation / world.size) * world.size
@@ -77,7 +77,7 @@ class Trainer:
             raise UsageError(
                 f"{dataset.path}: expected ids of the model's vocabulary of {model_config.vocab_size}, "
                 f"found one of {dataset.vocab_size}",
-                "tokenize the text with the model's own tokenizer: llamatui train pretokenize --tokenizer",
+                "tokenize the text with the model's own tokenizer: llamatui train pretokenize -z",
             )
         self.config, self.dataset, self.tokenizer, self.folder = config, dataset, tokenizer, folder
         self.machine, self.world = machine, world
@@ -119,21 +119,22 @@ class Trainer:
         """Trains to the last step, telling each.
 
         Args:
-            stop: Asked in each step; True ends the run after it, with a checkpoint.
+            stop: Asked in each step, and in an evaluation; True ends the run after it, with a checkpoint.
 
         Raises:
             LlamatuiError: The loss is no number any more, or a checkpoint cannot be written.
         """
         c, state = self.config, self.state
         peak = self.machine.flops * self.world.size
-        flops, speed = self.model.flops_per_token(), 0.0
+        flops, speed = self.model.flops_per_token(self.train_windows.seq_len), 0.0
         began, first = time.perf_counter(), state.iteration
         yield self._started(peak)
         # So there is a checkpoint from the start. A run that was stopped where it would have been evaluated
         # makes up for it.
+        stopped = False
         if state.iteration % c.eval_interval == 0:
-            yield from self._evaluated_and_saved()
-        trained_from, stopped = time.perf_counter(), False
+            stopped = yield from self._evaluated_and_saved(stop)
+        trained_from = time.perf_counter()
         while state.iteration < c.max_iters and not stopped:
             step_began = time.perf_counter()
             loss, norm, rate, asked = self._step(stop)
@@ -145,8 +146,10 @@ class Trainer:
             stopped = asked and state.iteration < c.max_iters
             if stopped:
                 yield self._saved(is_best=False)
-            elif state.iteration == c.max_iters or state.iteration % c.eval_interval == 0:
-                yield from self._evaluated_and_saved()
+            elif state.iteration == c.max_iters:
+                yield from self._evaluated_and_saved(lambda: False)
+            elif state.iteration % c.eval_interval == 0:
+                stopped = yield from self._evaluated_and_saved(stop)
         yield Finished(state.iteration, time.perf_counter() - began, state.best_valid_loss, stopped)
 
     def _started(self, peak: float) -> Started:
@@ -220,17 +223,23 @@ class Trainer:
             loss: Tensor = forward(x, y)
         return loss
 
-    def _evaluated_and_saved(self) -> Iterator[Event]:
-        evaluation = self._evaluate()
-        yield evaluation
-        yield self._saved(is_best=evaluation.is_best)
+    def _evaluated_and_saved(self, stop: Callable[[], bool]) -> Generator[Event, None, bool]:
+        """Returns whether the evaluation was given up because some process was asked to stop."""
+        evaluation = self._evaluate(stop)
+        if evaluation is not None:
+            yield evaluation
+        yield self._saved(is_best=evaluation is not None and evaluation.is_best)
+        return evaluation is None
 
-    def _evaluate(self) -> Evaluation:
-        """
+    def _evaluate(self, stop: Callable[[], bool]) -> Evaluation | None:
+        """None where it was given up.
+
         Raises:
             LlamatuiError: A loss is no number: these weights are not to be saved.
         """
-        train, valid = (self._mean_loss(self.eval_windows[split]) for split in SPLITS)
+        train, valid = (self._mean_loss(self.eval_windows[split], stop) for split in SPLITS)
+        if train is None or valid is None:
+            return None
         if not (math.isfinite(train) and math.isfinite(valid)):
             raise self._diverged(f"evaluation after step {self.state.iteration}: loss {valid}")
         is_best = valid < self.state.best_valid_loss
@@ -246,19 +255,23 @@ class Trainer:
         )
 
     @torch.no_grad()
-    def _mean_loss(self, windows: Windows) -> float:
+    def _mean_loss(self, windows: Windows, stop: Callable[[], bool]) -> float | None:
         """Nats per token over at most `eval_iters` batches, from all over a split, the same each time.
 
-        Batches are dealt out among the processes.
+        Batches are dealt out among the processes. None where one of them was asked to stop.
         """
         size = min(self.config.batch_size, windows.n_windows)
         n = min(self.config.eval_iters, windows.n_windows // size)
-        total = torch.zeros((), device=self.machine.device)
+        sums = torch.zeros(2, device=self.machine.device)  # of losses, of processes that stop
         self.model.eval()
         for batch in range(self.world.rank, n, self.world.size):
-            total += self._loss(windows, batch * windows.n_windows // n, size)
+            if stop():
+                sums[1] = 1
+                break
+            sums[0] += self._loss(windows, batch * windows.n_windows // n, size)
         self.model.train()
-        return float(self.world.sum(total)) / n
+        total, stopped = self.world.sum(sums).tolist()
+        return None if stopped else total / n
 
     def _sample(self) -> str:
         c = self.config

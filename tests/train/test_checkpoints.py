@@ -18,7 +18,7 @@ from llamatui.export.llama2c_checkpoint import open_llama2c  # noqa: E402
 from llamatui.train import checkpoints, machine  # noqa: E402
 from llamatui.train.events import Step  # noqa: E402
 from llamatui.train.run import train  # noqa: E402
-from tests.train.tiny_runs import SETTINGS, stop_after, write_data  # noqa: E402
+from tests.train.tiny_runs import SETTINGS, train_until, write_data  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stopped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder after two steps."""
     out = tmp_path_factory.mktemp("stopped")
-    list(train(data, out, SETTINGS, stop=stop_after(2)))
+    train_until(2, data, out, SETTINGS)
     return out
 
 

@@ -94,7 +94,7 @@ def test_zero_is_refused_where_it_makes_no_sense(name: str) -> None:
         ({"dim": 18, "n_heads": 6}, "heads of an even width, found 3"),
         ({"n_heads": 6, "n_kv_heads": 4}, "n_kv_heads: expected a divisor of n_heads 6, found 4"),
         ({"n_heads": 6, "n_kv_heads": 12}, "n_kv_heads: expected a divisor"),
-        ({"min_lr": 1.0}, "min_lr 1: expected at most learning_rate 0.0005"),
+        ({"min_lr": 1.0}, "min_lr 1: expected at most learning_rate 0.002"),
         ({"dropout": 1.0}, "dropout: expected a number from 0 to less than 1"),
         ({"threads": 2000}, "threads: expected at most 1024"),
         ({"sample_prompt": "\udc80"}, "sample_prompt: expected UTF-8"),

@@ -29,6 +29,7 @@ TEXT = "The cat ran in. She saw a red hat, and a big dog; the dog had an old bon
 PROMPT = TEXT[:40]
 SETTINGS = {
     "dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "hidden_dim": 64, "max_seq_len": 80,
+    "dropout": 0.0,
     "batch_size": 1, "grad_accumulation": 1, "max_iters": 180, "learning_rate": 3e-2, "warmup_iters": 10,
     "eval_interval": 1000, "eval_iters": 1, "sample_tokens": 0, "device": "cpu", "dtype": "float32",
     "threads": 1,
@@ -116,23 +117,11 @@ def llamatui(*args: object) -> bytes:
 
 def test_the_commands_agree_with_each_other(out: Path, tmp_path: Path) -> None:
     assert llamatui("train", "export", out, tmp_path / "a.bin") == b""
-    sampled = llamatui("train", "sample", out, "-i", PROMPT, "-t", 0, "--max-tokens", 20)
-    generated = llamatui(
-        "generate",
-        tmp_path / "a.bin",
-        "-i",
-        PROMPT,
-        "-t",
-        0,
-        "--max-tokens",
-        20,
-        "--backend",
-        "numpy",
-        "--threads",
-        1,
-    )
+    flags = ["-i", PROMPT, "-t", 0, "-n", 50]
+    sampled = llamatui("train", "sample", out, *flags)
+    generated = llamatui("generate", tmp_path / "a.bin", *flags, "--backend", "numpy", "--threads", 1)
     assert generated == sampled
     model, tokenizer = load_trained(out)
-    pieces = sample_text(model, tokenizer, PROMPT, 20, temperature=0)
+    pieces = sample_text(model, tokenizer, PROMPT, 50, temperature=0)
     assert sampled.decode() == PROMPT + "".join(pieces) + "\n"
     assert sampled.startswith(TEXT[:50].encode())

@@ -23,7 +23,7 @@ from llamatui.train.pretrained import load_trained  # noqa: E402
 from llamatui.train.run import train  # noqa: E402
 from tests.tiny import TINY, random_weights  # noqa: E402
 from tests.train.peers import lively  # noqa: E402
-from tests.train.tiny_runs import SETTINGS, losses, stop_after, write_data  # noqa: E402
+from tests.train.tiny_runs import SETTINGS, losses, train_until, write_data  # noqa: E402
 
 MATRICES = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
 TOKENS = torch.arange(3, 40)[None]
@@ -126,7 +126,7 @@ def test_a_run_changes_the_additions_alone_and_its_export_has_them(tmp_path: Pat
 def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, base: Path) -> None:
     data = write_data(tmp_path / "data")
     whole = losses(train(data, tmp_path / "whole", LORA, init_from=base))
-    first = losses(train(data, tmp_path / "cut", LORA, init_from=base, stop=stop_after(5)))
+    first = losses(train_until(5, data, tmp_path / "cut", LORA, init_from=base))
     rest = losses(train(data, tmp_path / "cut", {}, resume=True))
     assert (len(first), len(rest)) == (5, 7)
     assert {**first, **rest} == whole

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from llamatui.backends.checkpoint import ModelConfig, RopeScaling, tensor_layout  # noqa: E402
 from llamatui.export.meta import original_name  # noqa: E402
 from llamatui.train.config import TrainConfig  # noqa: E402
-from llamatui.train.model import IGNORED, Llama  # noqa: E402
+from llamatui.train.model import Llama  # noqa: E402
 from llamatui.train.optimizer import adamw  # noqa: E402
 from tests.tiny import TINY  # noqa: E402
 from tests.train.peers import lively, ours_by_hf_names, transformers_twin  # noqa: E402
@@ -38,11 +38,10 @@ def test_logits_loss_and_gradients_are_those_of_transformers(config: ModelConfig
     ours = lively(Llama(config))
     twin = transformers_twin(ours)
     tokens, targets = batch_of(config, n)
-    targets[0, : n // 2] = IGNORED
     expected = twin(tokens).logits  # (batch, n, vocab_size)
     torch.testing.assert_close(ours(tokens), expected, rtol=0, atol=1e-5)
     flat = expected.flatten(0, 1)
-    expected_loss = torch.nn.functional.cross_entropy(flat, targets.flatten(), ignore_index=IGNORED)
+    expected_loss = torch.nn.functional.cross_entropy(flat, targets.flatten())
     loss = ours(tokens, targets)
     torch.testing.assert_close(loss, expected_loss, rtol=0, atol=1e-5)
     loss.backward()
@@ -87,14 +86,6 @@ def test_a_step_of_the_optimizer_is_that_of_transformers_and_adamw() -> None:
         assert clear.float().mean() > 0.8, name
         assert (parameter - before[name])[clear].abs().min() > 1e-3, name
         torch.testing.assert_close(stepped[name][clear], parameter[clear], rtol=0, atol=1e-5, msg=name)
-
-
-def test_ignored_targets_do_not_count() -> None:
-    model = lively(Llama(TINY))
-    tokens, targets = batch_of(TINY, 8, rows=1)
-    some = targets.clone()
-    some[0, 3:] = IGNORED
-    assert model(tokens, some).item() == pytest.approx(model(tokens[:, :3], targets[:, :3]).item(), abs=1e-5)
 
 
 def test_no_position_sees_a_later_one_nor_another_row() -> None:
@@ -183,4 +174,11 @@ def test_bfloat16_products_stay_near_float32() -> None:
 
 def test_operations_of_a_token_are_counted_as_palm_does() -> None:
     # 6 for each parameter, and 12 for each layer, width and position.
-    assert Llama(TINY).flops_per_token() == 6 * TINY.n_params + 12 * 2 * 32 * 64
+    assert Llama(TINY).flops_per_token(16) == 6 * TINY.n_params + 12 * 2 * 32 * 16
+
+
+def test_what_is_only_looked_up_or_frozen_costs_less() -> None:
+    untied = replace(TINY, shared_classifier=False)
+    assert Llama(untied).flops_per_token(16) == Llama(TINY).flops_per_token(16)
+    frozen = Llama(TINY).requires_grad_(False)
+    assert frozen.flops_per_token(16) == 4 * TINY.n_params + 12 * 2 * 32 * 16

@@ -82,7 +82,7 @@ def test_the_rate_rises_on_a_line_and_falls_on_a_cosine(iteration: int, expected
 
 def test_no_step_is_wasted_at_a_rate_of_zero() -> None:
     """llama2.c's first step has a rate of 0, and changes nothing."""
-    assert learning_rate(TrainConfig(), 0) == pytest.approx(5e-4 / 1000)
+    assert learning_rate(TrainConfig(), 0) == pytest.approx(2e-3 / 100)
 
 
 @given(st.integers(1, 5000), st.integers(0, 6000), st.sampled_from([0.0, 1e-4, 1e-3]))

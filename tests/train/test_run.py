@@ -16,7 +16,7 @@ from llamatui.train import checkpoints, machine  # noqa: E402
 from llamatui.train.config import read_config  # noqa: E402
 from llamatui.train.run import train  # noqa: E402
 from tests.tiny import TINY, random_weights  # noqa: E402
-from tests.train.tiny_runs import SETTINGS, losses, stop_after, write_data  # noqa: E402
+from tests.train.tiny_runs import SETTINGS, losses, train_until, write_data  # noqa: E402
 
 ONE = {**SETTINGS, "max_iters": 1}
 FREE = {k: v for k, v in ONE.items() if k not in ("dim", "n_layers", "n_heads", "n_kv_heads")}
@@ -67,7 +67,7 @@ def test_config_toml_is_the_same_run_again(data: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_resumed_run_is_told_wins_and_the_rest_is_as_it_was(data: Path, tmp_path: Path) -> None:
-    list(train(data, tmp_path, SETTINGS, stop=stop_after(1)))
+    train_until(1, data, tmp_path, SETTINGS)
     list(train(data, tmp_path, {"max_iters": 3, "batch_size": 4, "grad_accumulation": 1}, resume=True))
     expected = {**SETTINGS, "max_iters": 3, "batch_size": 4, "grad_accumulation": 1}
     assert read_config(tmp_path / "config.toml").items() >= expected.items()

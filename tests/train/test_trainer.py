@@ -17,7 +17,7 @@ from llamatui.train.config import TrainConfig  # noqa: E402
 from llamatui.train.events import Evaluation, Event, Finished, Saved, Started, Step  # noqa: E402
 from llamatui.train.run import train  # noqa: E402
 from tests.tiny import TINY, random_weights  # noqa: E402
-from tests.train.tiny_runs import SETTINGS, evaluations, losses, stop_after, write_data  # noqa: E402
+from tests.train.tiny_runs import SETTINGS, evaluations, losses, train_until, write_data  # noqa: E402
 
 LORA = {"lora_rank": 2, "lora_alpha": 8.0}
 LOUD = {**SETTINGS, "learning_rate": 0.2, "min_lr": 0.2, "warmup_iters": 0, "eval_interval": 3}
@@ -85,7 +85,7 @@ def take(events: Any, last: int) -> list[Event]:
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     data: Path, whole: tuple[Path, list[Event]], tmp_path: Path, last: int
 ) -> None:
-    first = list(train(data, tmp_path, LOUD, stop=stop_after(last)))
+    first = train_until(last, data, tmp_path, LOUD)
     end = first[-1]
     assert isinstance(end, Finished)
     assert end.stopped
@@ -122,7 +122,7 @@ def test_low_rank_additions_are_resumed_too(data: Path, model: Path, tmp_path: P
         **{k: v for k, v in SETTINGS.items() if k not in ("dim", "n_layers", "n_heads", "n_kv_heads")},
     }
     expected = losses(train(data, tmp_path / "whole", settings, init_from=model))
-    first = list(train(data, tmp_path / "cut", settings, init_from=model, stop=stop_after(5)))
+    first = train_until(5, data, tmp_path / "cut", settings, init_from=model)
     assert losses([*first, *train(data, tmp_path / "cut", {}, resume=True)]) == expected
     assert_same(state(tmp_path / "cut"), state(tmp_path / "whole"))
 
@@ -130,7 +130,7 @@ def test_low_rank_additions_are_resumed_too(data: Path, model: Path, tmp_path: P
 def test_other_evaluations_change_no_step(
     data: Path, whole: tuple[Path, list[Event]], tmp_path: Path
 ) -> None:
-    first = list(train(data, tmp_path, LOUD, stop=stop_after(5)))
+    first = train_until(5, data, tmp_path, LOUD)
     more = {"eval_interval": 5, "eval_iters": 1, "sample_tokens": 5}
     assert losses([*first, *train(data, tmp_path, more, resume=True)]) == losses(whole[1])
 
@@ -149,8 +149,23 @@ def test_a_finished_run_says_so(data: Path, whole: tuple[Path, list[Event]]) -> 
     assert "--max-iters above 12" in error.value.hint
 
 
+@pytest.mark.parametrize("at", [0, 3])
+def test_a_stop_in_an_evaluation_does_not_wait_for_it(
+    data: Path, whole: tuple[Path, list[Event]], tmp_path: Path, at: int
+) -> None:
+    asked = iter([False] * (at + (2 * 2 if at else 0)) + [True] * 100)  # an evaluation asks for each batch
+    first = list(train(data, tmp_path, LOUD, stop=lambda: next(asked)))
+    assert isinstance(first[-1], Finished)
+    assert first[-1].stopped
+    assert first[-1].iteration == at == state(tmp_path)["iter_num"]
+    assert at not in evaluations(first)
+    second = list(train(data, tmp_path, {}, resume=True))
+    assert losses(first + second) == losses(whole[1])
+    assert evaluations(first + second) == evaluations(whole[1])
+
+
 def test_a_request_to_stop_in_the_last_step_is_the_end(data: Path, tmp_path: Path) -> None:
-    events = list(train(data, tmp_path, LOUD, stop=stop_after(12)))
+    events = train_until(12, data, tmp_path, LOUD)
     assert 12 in evaluations(events)
     assert isinstance(events[-1], Finished)
     assert not events[-1].stopped
@@ -177,7 +192,7 @@ def test_a_resumed_run_keeps_its_architecture(
 def test_new_settings_of_the_optimizer_count_in_a_resumed_run(
     data: Path, tmp_path: Path, name: str, value: float, key: str
 ) -> None:
-    list(train(data, tmp_path, LOUD, stop=stop_after(3)))
+    train_until(3, data, tmp_path, LOUD)
     list(train(data, tmp_path, {name: value, "max_iters": 4}, resume=True))
     group = state(tmp_path)["optimizer"]["param_groups"][0][key]
     assert value in (group if isinstance(group, tuple | list) else [group])
@@ -237,7 +252,7 @@ def test_bfloat16_learns_and_is_resumed(data: Path, tmp_path: Path) -> None:
     expected = list(train(data, tmp_path / "whole", settings))
     valid = [loss for _, loss in evaluations(expected).values()]
     assert valid[-1] < valid[0] - 1
-    first = list(train(data, tmp_path / "cut", settings, stop=stop_after(3)))
+    first = train_until(3, data, tmp_path / "cut", settings)
     assert losses([*first, *train(data, tmp_path / "cut", {}, resume=True)]) == losses(expected)
     assert {w.dtype for w in state(tmp_path / "cut")["model"].values()} == {torch.float32}
 
@@ -313,7 +328,7 @@ def test_eta_counts_no_first_evaluation_and_speed_none(
 
     slow("_step", 1.0)
     slow("_evaluate", 100.0)
-    list(train(data, tmp_path, SETTINGS, stop=stop_after(3)))
+    train_until(3, data, tmp_path, SETTINGS)
     for first, events in (
         (3, train(data, tmp_path, {}, resume=True)),
         (0, train(data, tmp_path / "b", SETTINGS)),

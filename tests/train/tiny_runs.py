@@ -1,13 +1,13 @@
 """Data and settings of training runs that take a fraction of a second. Needs no PyTorch to be imported."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llamatui.train.dataset import DTYPES, Dataset, Shard, Split, SplitInfo, write_info
-from llamatui.train.events import Evaluation, Event, Step
+from llamatui.train.events import Evaluation, Event, Saved, Step
 from tests.tiny import write_tokenizer_bin
 
 VOCAB = 300
@@ -57,10 +57,21 @@ def write_data(
     return folder
 
 
-def stop_after(step: int) -> Callable[[], bool]:
-    """Asks to stop in that step, counted from the start of this session."""
-    asked = iter(range(1, 1_000_000))
-    return lambda: next(asked) >= step
+def train_until(
+    step: int, data: Path, out: Path, settings: dict[str, Any], *, init_from: Path | None = None
+) -> list[Event]:
+    """Events of a run that is asked to stop once the step before is done, and evaluated where it is."""
+    from llamatui.train.run import train
+
+    before = Saved if (step - 1) % settings["eval_interval"] == 0 else Step
+    events: list[Event] = []
+
+    def stop() -> bool:
+        return any(isinstance(event, before) and event.iteration == step - 1 for event in events)
+
+    for event in train(data, out, settings, init_from=init_from, stop=stop):
+        events.append(event)  # noqa: PERF402 - `stop` looks at them
+    return events
 
 
 def losses(events: Iterator[Event] | Sequence[Event]) -> dict[int, tuple[float, float, float]]:

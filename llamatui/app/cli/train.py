@@ -91,7 +91,7 @@ def run(
 def sample(
     checkpoint: Checkpoint,
     prompt: Annotated[str, typer.Option("-i", "--input", help="What the text begins with.")] = "",
-    n: Annotated[int, typer.Option("-n", "--max-tokens", min=1, help="Tokens at most.")] = 256,
+    n: Annotated[int, typer.Option("-n", min=1, help="Positions to run, prompt included.")] = 256,
     temperature: Annotated[
         float, typer.Option("-t", "--temperature", min=0.0, help="0: the likeliest.")
     ] = 1.0,
