@@ -5,6 +5,7 @@ in pytest's own cache. With LLAMATUI_SIMD all tests run on kernels for another t
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +37,15 @@ def kernels(pytestconfig: pytest.Config) -> Iterator[Path]:
             for compilation in [Compilation(kind) for kind in ("fp32", "q8_0") if load_kernels(kind) is None]:
                 compilation.wait()
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals() -> None:
+    """Tests that were started in the background, where a shell ignores signals, can send them nevertheless."""
+    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        number = getattr(signal, name, None)  # no SIGHUP on Windows
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

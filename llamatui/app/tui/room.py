@@ -152,7 +152,8 @@ class Room(Screen[None]):
         backend = self.model.backend
         threads = f"{backend.threads} thread{'s' if backend.threads != 1 else ''}"
         soon = f" · compiling {backend.preparing}" if backend.preparing else ""
-        self.query_one(Header).show(f"{self.model.name} · {backend.name} · {threads}", soon)
+        for header in self.query(Header):  # none is left when the app closes
+            header.show(f"{self.model.name} · {backend.name} · {threads}", soon)
 
     def announce(self, text: str) -> None:
         """Says what follows as soon as the model is ready."""

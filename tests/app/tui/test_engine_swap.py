@@ -125,6 +125,12 @@ async def test_a_chat_that_went_on_in_int8_is_labelled(
         assert all("q8_0 took over from numpy" in note for note in found)
 
 
+async def test_an_engine_that_comes_while_the_app_closes_is_no_error(open_room):
+    async with open_room("story") as (room, pilot):
+        await room.query_one(Header).remove()  # widgets go before the timer that looks for the engine
+        room.show_engine()
+
+
 async def test_a_story_that_went_on_in_int8_is_labelled(open_room, interim, say, write, wait_until):
     begun, gate = interim("q8_0"), threading.Semaphore(6)
     say("one two three", gate)
