@@ -41,7 +41,7 @@ def kernels(pytestconfig: pytest.Config) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def signals() -> None:
-    """Tests that were started in the background, where a shell ignores signals, can send them nevertheless."""
+    """Tests that were started in the background, where shells ignore signals, can send them nevertheless."""
     for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
         number = getattr(signal, name, None)  # no SIGHUP on Windows
         if number is not None and signal.getsignal(number) is signal.SIG_IGN:

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from llamatui.app.tui.story import Story
 
 OPENINGS = (
-    "Once upon a time, there was a little llama named Lily.",
-    "Tom and his dog found a small door behind the old tree.",
-    "It was a dark night. All the toys in the box woke up.",
+    "Once upon a time, there was a little dog named Max.",
+    "Lily and Tom found a small box under the big tree.",
+    "It was late at night. All the toys in the box woke up.",
 )
 CHOICES = frozenset(str(n) for n in range(1, len(OPENINGS) + 1))
 
