@@ -126,7 +126,7 @@ async def test_a_chat_that_went_on_in_int8_is_labelled(
 
 
 async def test_an_engine_that_comes_while_the_app_closes_is_no_error(open_room):
-    async with open_room("story") as (room, pilot):
+    async with open_room("story") as (room, _):
         await room.query_one(Header).remove()  # widgets go before the timer that looks for the engine
         room.show_engine()
 
