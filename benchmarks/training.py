@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from contestants import write_vocabulary
 
 from llamatui.backends.threads import physical_cores
 from llamatui.train.dataset import Dataset, Shard, SplitInfo, write_info
@@ -68,7 +68,10 @@ def write_data(folder: Path) -> Path:
     for split in ("train", "valid"):
         rng.integers(3, VOCAB_SIZE, N_TOKENS).astype("<u2").tofile(data / f"{split}-0000.bin")
         splits[split] = SplitInfo((Shard(f"{split}-0000.bin", N_TOKENS),), 1, 2 * N_TOKENS)
-    write_vocabulary(data / "tokenizer.bin", VOCAB_SIZE)
+    pieces = [b"<unk>", b"<s>", b"</s>", *(bytes([byte]) for byte in range(128))]
+    pieces += [b"w%d" % i for i in range(VOCAB_SIZE - len(pieces))]
+    records = [struct.pack("<fi", 0.0, len(piece)) + piece for piece in pieces]  # score, length, text
+    (data / "tokenizer.bin").write_bytes(struct.pack("<i", max(map(len, pieces))) + b"".join(records))
     write_info(Dataset(data, "tokenizer.bin", VOCAB_SIZE, "uint16", splits))
     return data
 

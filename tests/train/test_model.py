@@ -9,9 +9,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from llamatui.backends.checkpoint import ModelConfig, RopeScaling, tensor_layout  # noqa: E402
+from llamatui.backends.rope import rope_table  # noqa: E402
 from llamatui.export.meta import original_name  # noqa: E402
 from llamatui.train.config import TrainConfig  # noqa: E402
-from llamatui.train.model import Llama  # noqa: E402
+from llamatui.train.model import Llama, rotate  # noqa: E402
 from llamatui.train.optimizer import adamw  # noqa: E402
 from tests.tiny import TINY  # noqa: E402
 from tests.train.peers import lively, ours_by_hf_names, transformers_twin  # noqa: E402
@@ -182,3 +183,11 @@ def test_what_is_only_looked_up_or_frozen_costs_less() -> None:
     assert Llama(untied).flops_per_token(16) == Llama(TINY).flops_per_token(16)
     frozen = Llama(TINY).requires_grad_(False)
     assert frozen.flops_per_token(16) == 4 * TINY.n_params + 12 * 2 * 32 * 16
+
+
+def test_both_forms_of_rope_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Complex numbers where Python calls each operation, real ones where a compiler joins them."""
+    x, (cos, sin) = torch.randn(2, 5, 3, 8), map(torch.from_numpy, rope_table(TINY, 5))
+    turned = rotate(x, cos, sin)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(rotate(x, cos, sin), turned)
