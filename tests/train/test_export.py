@@ -30,7 +30,7 @@ PROMPT = TEXT[:40]
 SETTINGS = {
     "dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "hidden_dim": 64, "max_seq_len": 80,
     "dropout": 0.0,
-    "batch_size": 1, "grad_accumulation": 1, "max_iters": 180, "learning_rate": 3e-2, "warmup_iters": 10,
+    "batch_size": 1, "grad_accumulation": 1, "max_iters": 400, "learning_rate": 1e-2, "warmup_iters": 10,
     "eval_interval": 1000, "eval_iters": 1, "sample_tokens": 0, "device": "cpu", "dtype": "float32",
     "threads": 1,
 }  # fmt: skip
