@@ -18,19 +18,9 @@ from llamatui.export.llama2c_checkpoint import open_llama2c  # noqa: E402
 from llamatui.train import checkpoints, machine  # noqa: E402
 from llamatui.train.events import Step  # noqa: E402
 from llamatui.train.run import train  # noqa: E402
-from tests.train.tiny_runs import SETTINGS, train_until, write_data  # noqa: E402
+from tests.train.tiny_runs import SETTINGS, train_until  # noqa: E402
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _not_measured() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "matmul_flops", lambda device, dtype: 1e9)
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data"))
+pytestmark = pytest.mark.usefixtures("not_measured")
 
 
 @pytest.fixture(scope="module")

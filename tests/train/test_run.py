@@ -9,13 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from llamatui.backends.checkpoint_writer import write_checkpoint  # noqa: E402
 from llamatui.errors import CheckpointError, LlamatuiError, ModelError, UsageError  # noqa: E402
 from llamatui.export.llama2c_checkpoint import open_llama2c  # noqa: E402
-from llamatui.train import checkpoints, machine  # noqa: E402
+from llamatui.train import checkpoints  # noqa: E402
 from llamatui.train.config import read_config  # noqa: E402
 from llamatui.train.run import train  # noqa: E402
-from tests.tiny import TINY, random_weights  # noqa: E402
 from tests.train.tiny_runs import SETTINGS, losses, train_until, write_data  # noqa: E402
 
 ONE = {**SETTINGS, "max_iters": 1}
@@ -23,23 +21,7 @@ FREE = {k: v for k, v in ONE.items() if k not in ("dim", "n_layers", "n_heads", 
 """Without an architecture."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _not_measured() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "matmul_flops", lambda device, dtype: 1e9)
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "tiny.bin"
-    write_checkpoint(path, TINY, 1, random_weights(TINY, std=None))
-    return path
+pytestmark = pytest.mark.usefixtures("not_measured")
 
 
 def refused(error: type[LlamatuiError], problem: str, data: Path, out: Path, *args: Any, **more: Any) -> str:

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from llamatui.backends.checkpoint_writer import write_checkpoint  # noqa: E402
 from llamatui.errors import LlamatuiError, UsageError  # noqa: E402
-from llamatui.train import checkpoints, machine, optimizer, trainer  # noqa: E402
+from llamatui.train import checkpoints, optimizer, trainer  # noqa: E402
 from llamatui.train.config import TrainConfig  # noqa: E402
 from llamatui.train.events import Evaluation, Event, Finished, Saved, Started, Step  # noqa: E402
 from llamatui.train.run import train  # noqa: E402
@@ -24,24 +24,7 @@ LOUD = {**SETTINGS, "learning_rate": 0.2, "min_lr": 0.2, "warmup_iters": 0, "eva
 """The validation loss is at its lowest after step 9."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _not_measured() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "matmul_flops", lambda device, dtype: 1e9)
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model to begin from."""
-    path = tmp_path_factory.mktemp("model") / "tiny.bin"
-    write_checkpoint(path, TINY, 1, random_weights(TINY, std=None))
-    return path
+pytestmark = pytest.mark.usefixtures("not_measured")
 
 
 @pytest.fixture(scope="module")
