@@ -4,7 +4,8 @@ This module is imported for `--help`, so it stays light.
 """
 
 import os
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +45,9 @@ class Settings:
     system: str = ""
     """System prompt for chat."""
     theme: str = ""
-    """Theme of the terminal app; empty is the dark one."""
+    """Theme of the terminal app: dark, light, contrast, or one of Textual's; empty is the dark one."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Keys of the terminal app, by what they do; only in config.toml, as a table: F1 there lists them."""
 
 
 def config_path() -> Path:
@@ -66,9 +69,13 @@ def resolve(flags: dict[str, Any] | None = None) -> tuple[Settings, dict[str, So
     from_file = _read_toml(path)
     values: dict[str, Any] = {}
     sources: dict[str, Source] = {}
-    for field in fields(Settings):
-        name, variable = field.name, f"LLAMATUI_{field.name.upper()}"
-        kind = type(field.default)
+    for setting in fields(Settings):
+        name, variable = setting.name, f"LLAMATUI_{setting.name.upper()}"
+        if name == "keys":
+            table = from_file.get(name, {})
+            values[name], sources[name] = _table(table, f"{name} in {path}"), "config" if table else "default"
+            continue
+        kind = type(setting.default)
         flag = (flags or {}).get(name)
         if flag is not None:
             values[name], sources[name] = flag, "flag"
@@ -77,7 +84,7 @@ def resolve(flags: dict[str, Any] | None = None) -> tuple[Settings, dict[str, So
         elif name in from_file:
             values[name], sources[name] = _convert(from_file[name], kind, f"{name} in {path}"), "config"
         else:
-            values[name], sources[name] = field.default, "default"
+            values[name], sources[name] = setting.default, "default"
     return Settings(**values), sources
 
 
@@ -91,7 +98,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
             content = tomllib.load(file)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read: {error}", "mend it, or move it away") from error
-    known = [field.name for field in fields(Settings)]
+    known = [setting.name for setting in fields(Settings)]
     for key in content:
         if key not in known:
             raise UsageError(f"{path}: unknown setting {key!r}", f"known are: {', '.join(known)}")
@@ -106,3 +113,16 @@ def _convert(value: Any, kind: type, where: str) -> Any:
         return kind(value)
     except (ValueError, OverflowError):
         raise UsageError(f"{where}: expected {kind.__name__}, found {value!r}") from None
+
+
+def _table(value: Any, where: str) -> dict[str, str]:
+    """A TOML table of strings. An id may stand without quotes: `story.retry` is then a table in a table."""
+    if not isinstance(value, dict):
+        raise UsageError(f"{where}: expected a table, found {value!r}", '[keys] and lines: "a.b" = "ctrl+y"')
+    found: dict[str, str] = {}
+    for name, item in value.items():
+        inner = (
+            {f"{name}.{end}": keys for end, keys in item.items()} if isinstance(item, dict) else {name: item}
+        )
+        found |= {binding: _convert(keys, str, f"{binding} in {where}") for binding, keys in inner.items()}
+    return found

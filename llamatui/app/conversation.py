@@ -1,4 +1,4 @@
-"""A chat without a screen: messages, the ids they are, and the session that answers.
+"""A chat without a screen: a tree of turns, the ids they are, and the session that answers.
 
 chat.send("Who are you?")                        the answer
 
@@ -6,6 +6,9 @@ chat.ask("Who are you?")                         the same by hand, to see every 
 generation = chat.start(Sampler(Sampling()))
 for record in generation: ...
 chat.finish(generation.new_tokens, text)
+
+Asking for another answer, editing a message and a new chat begin a branch beside the old one: see
+`llamatui.app.tree`. So nothing that was said is ever lost.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,8 +19,24 @@ from llamatui.app.model import LoadedModel
 from llamatui.app.sampler import Sampler
 from llamatui.app.sampling import Sampling
 from llamatui.app.text_stream import StopMatcher, stream_text
+from llamatui.app.tree import Node, Tree
 from llamatui.errors import UsageError
 from llamatui.tokenizers.chat_formats import Message
+
+
+class Turn(Node):
+    """A message in the tree.
+
+    Attributes:
+        stopped: Its end was cut off by the user, or by an error.
+    """
+
+    __slots__ = ("message", "stopped")
+
+    def __init__(self, message: Message, *, stopped: bool = False) -> None:
+        super().__init__()
+        self.message = message
+        self.stopped = stopped
 
 
 class Conversation:
@@ -25,7 +44,7 @@ class Conversation:
 
     Attributes:
         system: The system prompt, "" for none. A new one holds from the next answer on.
-        turns: User's and assistant's messages by turns, without the system prompt.
+        tree: All branches; `tree.path` are the turns as they are shown, user's and assistant's in turn.
         session: Holds what it can of the conversation in its cache, so an answer costs only what is new.
     """
 
@@ -47,11 +66,19 @@ class Conversation:
         """
         self.model = model
         self.format = model.chat_format
+        self.context = context
         self.session = Session(model.backend, context)
         self.system = model.default_system if system is None else system
-        self.turns: list[Message] = []
+        self.tree: Tree[Turn] = Tree()
         self._told = 0  # turns before this one no longer fit the context
+        self._growing = False  # the last answer goes on ...
+        self._copied = False  # ... in a copy of itself
         self._sampler = Sampler(sampling or Sampling())
+
+    @property
+    def turns(self) -> list[Message]:
+        """The messages of the branch that is shown, without the system prompt."""
+        return [turn.message for turn in self.tree.path]
 
     @property
     def messages(self) -> list[Message]:
@@ -81,9 +108,27 @@ class Conversation:
 
     def ask(self, text: str) -> None:
         """Adds a user's turn."""
-        if self.turns and self.turns[-1].role == "user":
+        if self._last == "user":
             raise UsageError("the last question has no answer yet")
-        self.turns.append(Message("user", text))
+        self.tree.mark()
+        self._add(Message("user", text))
+
+    def resume(self) -> None:
+        """Lets the last answer go on: `start` continues it, and `finish` makes it longer.
+
+        One that was already talked about stays as it is, and goes on in a copy beside it.
+
+        Raises:
+            UsageError: There is none.
+        """
+        if self._last != "assistant":
+            raise UsageError("there is no answer to continue")
+        old = self.tree.path[-1]
+        self._growing, self._copied = True, bool(old.children)
+        if self._copied:
+            self.tree.mark()
+            self.tree.cut(len(self.tree.path) - 1)
+            self._add(old.message, stopped=old.stopped)
 
     def start(self, sampler: Sampler, limits: Limits | None = None) -> Generation:
         """The generation of an answer to the last question. `limits`: its stop ids and `keep` are set here.
@@ -92,48 +137,134 @@ class Conversation:
             UsageError: There is no question to answer.
             ContextOverflowError: See `Session.start`.
         """
-        if not self.turns or self.turns[-1].role != "user":
+        if self._last != "user" and not self._growing:
             raise UsageError("there is no question to answer")
         limits = limits or Limits()
-        whole = len(self._ids())
-        if limits.overflow == "shift" and whole > self.session.context:
-            # Whole turns, and to the half: what is left grows again with its cache, instead of being cut
-            # at another place with every question.
-            while len(self._ids()) > self.session.context // 2 and self._told + 1 < len(self.turns):
-                self._told += 2
-        ids = self._ids()
+        told, self._told = self._told, 0
+        told_before = len(ids := self._ids())
+        if limits.overflow == "shift" and told_before > self.session.context:
+            self._told = told if told < len(self.tree.path) else 0
+            told_before = len(ids := self._ids())
+            if told_before > self.session.context:  # still, or again
+                # Whole turns, and to the half: what is left grows again with its cache, instead of being
+                # cut at another place with every question.
+                while len(ids) > self.session.context // 2 and self._told + 2 < len(self.tree.path):
+                    self._told += 2
+                    ids = self._ids()
         limits = replace(
             limits,
-            stop_ids=self.model.stop_ids | self.format.stop_ids(self.model.tokenizer),
+            stop_ids=self._stop_ids,
             keep=max(1, self.format.system_length(self.model.tokenizer, self.messages)),
         )
         generation = self.session.start(ids, sampler, limits)
-        generation.dropped_tokens += whole - len(ids)
+        generation.dropped_tokens += told_before - len(ids)
         return generation
 
-    def finish(self, ids: Sequence[int], text: str) -> None:
+    def finish(self, ids: Sequence[int], text: str, *, stopped: bool = False) -> None:
         """Records the answer as it is, also a partial or an empty one: turns must alternate."""
-        self.turns.append(Message("assistant", text, tuple(ids)))
+        if not self._growing:
+            self._add(Message("assistant", text, tuple(ids)), stopped=stopped)
+            return
+        self._growing = False
+        turn = self.tree.path[-1]
+        old = turn.message
+        known = None if old.ids is None else (*old.ids, *ids)
+        turn.message = Message("assistant", old.content + text, known)
+        turn.stopped = stopped
 
-    def regenerate(self) -> None:
-        """Takes the last answer back, so that `start` gives another one.
+    def give_up(self) -> str:
+        """What was asked, edited or taken back gets no answer: all is as it was before.
+
+        Returns:
+            The text of a question that nobody answered; "" where it was another answer that did not come.
+        """
+        if self._growing:
+            self._growing = False
+            if self._copied:
+                self.tree.remove_end()
+                self.tree.revert()
+            return ""
+        text = "" if self.tree.path[-1].children else self.withdraw()
+        self.tree.revert()
+        return text
+
+    def regenerate(self, index: int | None = None) -> None:
+        """Takes back an answer (turn `index`; None: the last) and all behind it: `start` gives another one.
 
         Raises:
             UsageError: There is none.
         """
-        if not self.turns or self.turns[-1].role != "assistant":
+        at = len(self.tree.path) - 1 if index is None else index
+        if at < 0 or self.tree.path[at].message.role != "assistant":
             raise UsageError("there is no answer to take back")
-        self.turns.pop()
+        self.tree.mark()
+        self.tree.cut(at)
+
+    def edit(self, index: int, text: str) -> None:
+        """Puts other words in the place of turn `index`, on a branch that ends there."""
+        old = self.tree.path[index].message
+        self.tree.mark()
+        self.tree.cut(index)
+        self._add(Message(old.role, text))
+
+    def clear(self) -> None:
+        """Begins anew, on a branch of its own; the system prompt stays."""
+        if self.tree.path:
+            self.tree.mark()
+            self.tree.cut(0)
+
+    def question(self) -> tuple[list[int], frozenset[int]] | None:
+        """(prompt, stop ids) of an answer to the last question, whether it has one already or not."""
+        asked = len(self.tree.path) - (self._last == "assistant")
+        if asked == 0:
+            return None
+        told = self.turns[self._told if self._told < asked else 0 : asked]
+        return self.format.render(self.model.tokenizer, [*self._system_messages, *told]), self._stop_ids
+
+    def flip(self, index: int, step: int) -> bool:
+        """Shows what was tried in the place of turn `index`, `step` further; False where there is nothing."""
+        return self.tree.flip(self.tree.path[index], step)
+
+    def versions(self, index: int) -> tuple[int, int]:
+        """(which, of how many) turn `index` is of those tried in its place."""
+        siblings = self.tree.siblings(self.tree.path[index])
+        return siblings.index(self.tree.path[index]) + 1, len(siblings)
 
     def withdraw(self) -> str:
-        """Takes the unanswered question back, and returns its text.
+        """Takes the unanswered question out again, and returns its text.
 
         Raises:
             UsageError: There is none.
         """
-        if not self.turns or self.turns[-1].role != "user":
+        if self._last != "user":
             raise UsageError("there is no question to take back")
-        return self.turns.pop().content
+        text = self.turns[-1].content
+        self.tree.remove_end()
+        return text
+
+    def told_to(self, model: LoadedModel) -> "Conversation":
+        """The same tree of words for another model, whose ids are others. This conversation ends with it.
+
+        Raises:
+            ModelError: That model has no chat format.
+        """
+        other = Conversation(model, self.system, context=self.context)
+        other.tree = self.tree
+        for turn in self.tree.walk():
+            turn.message = replace(turn.message, ids=None)
+        return other
+
+    def _add(self, message: Message, *, stopped: bool = False) -> None:
+        self.tree.add(Turn(message, stopped=stopped))
+
+    @property
+    def _stop_ids(self) -> frozenset[int]:
+        return self.model.stop_ids | self.format.stop_ids(self.model.tokenizer)
+
+    @property
+    def _last(self) -> str:
+        """Who spoke last."""
+        return self.tree.path[-1].message.role if self.tree.path else ""
 
     @property
     def _system_messages(self) -> list[Message]:

@@ -5,6 +5,7 @@ yields a `TokenRecord` per new token. The session keeps whatever prefix of the n
 so going on, retrying, editing and branching cost only what is new.
 """
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from llamatui.errors import ContextOverflowError
 
 FinishReason = Literal["stop", "eos", "length", "context", "cancelled", "error"]
 OverflowPolicy = Literal["stop", "shift", "error"]
+
+ROWS = 64  # of the table in which the largest logits are looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Another backend took over in mid-text, on the cache that the old one had filled."""
+    """Another backend took over in mid-text."""
 
     at: int
     """Index of the first new token that the new one chose."""
@@ -91,6 +94,8 @@ class Swap:
     new: str
     decode_s: float
     """Seconds that the old one had decoded for."""
+    reread: bool
+    """The new one rounds differently, so it ran the text again; else it went on from the old one's cache."""
 
 
 class Session:
@@ -117,19 +122,48 @@ class Session:
 
     def fork(self) -> "Session":
         """A session of its own that goes on from here."""
-        other = Session(self.backend.replacement or self.backend, self.context)
+        other = Session(self.backend.latest, self.context)
         other.tokens = list(self.tokens)
         other.cache = self.cache.copy()
         return other
 
-    def swap(self, backend: Backend) -> None:
-        """Goes on with another backend of the same model, on the same cache.
+    def swap(self, backend: Backend) -> bool:
+        """Goes on with another backend of the same model; returns whether the cache had to be emptied.
 
-        A generation does so by itself, between two steps, when its backend's `replacement` is ready.
+        It stays where both compute in fp32. A generation does so by itself, between two steps, when its
+        backend's `replacement` is ready.
         """
         if backend.config != self.backend.config:
             raise ValueError("a session can only swap to a backend of the same model")
+        differs = backend.quantizes_activations != self.backend.quantizes_activations
+        if differs:
+            self.cache.truncate(0)
         self.backend = backend
+        return differs
+
+    def score(self, prompt: Sequence[int], first: int, alternatives: int) -> Iterator[TokenRecord]:
+        """What the model thinks of the tokens of `prompt` from `first` on, whoever wrote them.
+
+        The session stays as it is; what it holds of `prompt` in its cache is not run again.
+
+        Args:
+            first: At least 1: nothing stands before token 0.
+            alternatives: Likeliest tokens to record with each one.
+        """
+        backend = self.backend.latest
+        if backend.quantizes_activations == self.backend.quantizes_activations:
+            at = min(self._shared(prompt), first - 1)
+        else:
+            at = 0
+        cache = self.cache.copy(at)
+        while at < len(prompt) - 1:
+            # The last token is not run: nothing comes after it.
+            chunk = prompt[at : min(at + backend.prefill_chunk, len(prompt) - 1)]
+            logits = backend.forward(chunk, cache, all_positions=True)  # (len(chunk), vocab_size)
+            for position, row in enumerate(logits, at + 1):
+                if position >= first:
+                    yield record(prompt[position], row, alternatives)
+            at += len(chunk)
 
     def start(
         self,
@@ -150,16 +184,17 @@ class Session:
 
     def adopt(self, prompt: Sequence[int]) -> int:
         """Cuts tokens and cache back to what they share with `prompt`; returns the length of that."""
-        shared = 0
-        for mine, theirs in zip(self.tokens[: self.cache.length], prompt, strict=False):
-            if mine != theirs:
-                break
-            shared += 1
         # The last prompt token always runs: its logits choose the first new token.
-        shared = min(shared, len(prompt) - 1)
+        shared = min(self._shared(prompt), len(prompt) - 1)
         self.cache.truncate(shared)
         self.tokens = list(prompt)
         return shared
+
+    def _shared(self, prompt: Sequence[int]) -> int:
+        """How many of the first tokens of `prompt` are in the cache."""
+        pairs = zip(self.tokens[: self.cache.length], prompt, strict=False)
+        return next((i for i, (mine, theirs) in enumerate(pairs) if mine != theirs),
+                    min(self.cache.length, len(self.tokens), len(prompt)))  # fmt: skip
 
 
 @dataclass
@@ -256,7 +291,8 @@ class Generation:
             session.tokens.append(token)
             self.new_tokens.append(token)
             self.timings.decode_tokens = len(self.new_tokens)
-            yield self._record(token, logits)
+            wanted = self.limits.alternatives  # may be asked for in mid-text
+            yield TokenRecord(token) if wanted is None else record(token, logits, wanted)
             if self._stopped:
                 self.finish_reason = "stop"
                 return
@@ -292,11 +328,14 @@ class Generation:
         return logits
 
     def _take_replacement(self) -> None:
-        old, new = self.session.backend, self.session.backend.replacement
-        if new is not None:
-            self.session.swap(new)
-            if self.session.cache.length:
-                self.swap = Swap(len(self.new_tokens), old.name, new.name, self.timings.decode_s)
+        old, new = self.session.backend, self.session.backend.latest
+        if new is not old:
+            held = self.session.cache.length
+            reread = self.session.swap(new)
+            if held:
+                self.swap = Swap(len(self.new_tokens), old.name, new.name, self.timings.decode_s, reread)
+            if reread and not self.new_tokens:
+                self.cached_tokens = 0
 
     def _shortened(self, tokens: list[int], length: int) -> list[int]:
         """`tokens` cut to `length`: the first `keep` stay, then the newest."""
@@ -311,20 +350,31 @@ class Generation:
             "shorten the prompt, or choose --overflow stop or shift",
         )
 
-    def _record(self, token: int, logits: FloatArray) -> TokenRecord:
-        n = self.limits.alternatives
-        if n is None:
-            return TokenRecord(token)
-        x = logits.astype(np.float64)  # (vocab_size,)
-        x -= x.max()
-        logprobs = x - np.log(np.exp(x).sum())  # (vocab_size,)
-        n = min(n, x.size)
-        best = np.argpartition(-logprobs, n - 1)[:n] if n else np.empty(0, np.int64)  # (n,) unordered
-        best = best[np.argsort(-logprobs[best], kind="stable")]
-        return TokenRecord(
-            token,
-            logprob=float(logprobs[token]),
-            rank=int((logprobs > logprobs[token]).sum()),
-            entropy=float(-(np.exp(logprobs) * logprobs).sum()),
-            top=tuple(Alternative(int(i), float(logprobs[i])) for i in best),
-        )
+
+def record(token: int, logits: FloatArray, alternatives: int) -> TokenRecord:
+    """What logits (vocab_size,) say about `token`."""
+    x = logits - logits.max()  # (vocab_size,)
+    odds = np.exp(x)  # (vocab_size,)
+    total = odds.sum()
+    log_total = math.log(total)
+    return TokenRecord(
+        token,
+        logprob=float(x[token]) - log_total,
+        rank=int(np.count_nonzero(x > x[token])),
+        entropy=log_total - float(odds @ x) / float(total),
+        top=tuple(Alternative(i, float(x[i]) - log_total) for i in likeliest(x, alternatives)),
+    )
+
+
+def likeliest(logits: FloatArray, n: int) -> list[int]:
+    """Ids of the n largest of logits (vocab_size,), largest first; of equal ones the lower id first."""
+    if n == 0:
+        return []
+    columns = logits.size // ROWS
+    if n < columns:
+        # At least n logits reach the n-th largest of the columns' maxima, and hardly more: few to sort.
+        maxima = logits[: ROWS * columns].reshape(ROWS, columns).max(axis=0)  # (columns,)
+        ids = np.flatnonzero(logits >= np.partition(maxima, -n)[-n])  # (>= n,)
+    else:
+        ids = np.arange(logits.size)
+    return ids[np.argsort(-logits[ids], kind="stable")[:n]].tolist()  # type: ignore[no-any-return]

@@ -37,8 +37,15 @@ class LoadedModel:
     @property
     def backend(self) -> Backend:
         """The fastest that is ready. Sessions begin with it, and take later ones over by themselves."""
-        self._backend = self._backend.replacement or self._backend  # the one before is not held any longer
+        self._backend = self._backend.latest  # the one before is not held any longer
         return self._backend
+
+    def switch(self, backend: Backend) -> None:
+        """Lets `backend` take over, also in generations that are under way: see `Backend.replacement`."""
+        old = self.backend
+        if backend is not old:
+            backend.replacement = None  # it may have been replaced before; there must be no circle
+            old.replacement = backend
 
     @property
     def warnings(self) -> list[str]:

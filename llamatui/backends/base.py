@@ -65,13 +65,13 @@ class KVCache:
             raise ValueError(f"cannot cut a cache of {self.length} positions at {n}")
         self.length = n
 
-    def copy(self) -> "KVCache":
-        """An independent cache with the same positions."""
+    def copy(self, n: int | None = None) -> "KVCache":
+        """An independent cache with the same positions, or the first `n` of them."""
         other = object.__new__(KVCache)
         other.max_seq_len = self.max_seq_len
-        other.length = self.length
-        other.keys = self.keys[:, :, : self.length].copy()  # (n_layers, n_kv_heads, length, head_dim)
-        other.values = self.values[:, :, : self.length].copy()  # (n_layers, n_kv_heads, length, head_dim)
+        other.length = n = self.length if n is None else min(n, self.length)
+        other.keys = self.keys[:, :, :n].copy()  # (n_layers, n_kv_heads, n, head_dim)
+        other.values = self.values[:, :, :n].copy()  # (n_layers, n_kv_heads, n, head_dim)
         return other
 
 
@@ -81,6 +81,9 @@ class Backend(ABC):
     name: ClassVar[str]
     description: ClassVar[str]
     """One line for people: precision and what it is good for."""
+
+    quantizes_activations: ClassVar[bool] = False
+    """Whether its keys and values differ from those that fp32 backends agree on."""
 
     prefill_chunk: ClassVar[int] = 128
     """Tokens per `forward` call that keep memory bounded and cancelling prompt."""
@@ -95,6 +98,14 @@ class Backend(ABC):
         """Name of the backend that is being made ready to replace it; "" if none is."""
         self.note = ""
         """What a person may want to know about it: that another is on its way, or why it is not."""
+
+    @property
+    def latest(self) -> "Backend":
+        """What runs in its place now: it may have been replaced several times."""
+        backend = self
+        while backend.replacement is not None:
+            backend = backend.replacement
+        return backend
 
     @property
     def tensors(self) -> Mapping[str, FloatArray | Q8Tensor]:

@@ -1,5 +1,7 @@
 """fp32 with compiled kernels: the fastest way to run version 0 and 1 files as they are."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from llamatui.backends.checkpoint import Checkpoint
@@ -14,12 +16,22 @@ class NumbaBackend(CompiledBackend):
     name = "numba"
     description = "fp32, compiled by Numba for this CPU"
 
-    def __init__(self, checkpoint: Checkpoint, threads: int, kernels: Kernels) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        threads: int,
+        kernels: Kernels,
+        progress: Callable[[str], None] = lambda step: None,
+    ) -> None:
+        """`progress`: told how far dequantizing is."""
         tensors: dict[str, FloatArray | Q8Tensor] = {}
         with np.errstate(invalid="ignore"):  # damaged weights end in logits that the sampler tells
-            for name, tensor in checkpoint.tensors.items():
+            for i, (name, tensor) in enumerate(checkpoint.tensors.items()):
                 if name == "wcls" and tensor is checkpoint.tensors["tok_embeddings"]:
                     tensors[name] = tensors["tok_embeddings"]
+                elif isinstance(tensor, Q8Tensor):
+                    progress(f"dequantizing {i * 100 // len(checkpoint.tensors)} %")
+                    tensors[name] = tensor.dequantize()
                 else:
-                    tensors[name] = tensor.dequantize() if isinstance(tensor, Q8Tensor) else tensor
+                    tensors[name] = tensor
         super().__init__(checkpoint, threads, kernels, tensors)

@@ -1,5 +1,7 @@
 """int8 weights and activations with compiled kernels, as llama2.c's runq.c defines Q8_0."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from llamatui.backends.checkpoint import Checkpoint
@@ -17,18 +19,27 @@ class Q8Backend(CompiledBackend):
 
     name = "q8_0"
     description = "int8 weights and activations, compiled by Numba for this CPU"
+    quantizes_activations = True
 
-    def __init__(self, checkpoint: Checkpoint, threads: int, kernels: Kernels) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        threads: int,
+        kernels: Kernels,
+        progress: Callable[[str], None] = lambda step: None,
+    ) -> None:
+        """`progress`: told how far quantizing is."""
         c = checkpoint.config
         group_size = fit_group_size(GROUP_SIZE, c.dim, c.hidden_dim)
         tensors: dict[str, FloatArray | Q8Tensor] = {}
         with np.errstate(invalid="ignore"):  # damaged weights end in logits that the sampler tells
-            for name, tensor in checkpoint.tensors.items():
+            for i, (name, tensor) in enumerate(checkpoint.tensors.items()):
                 if name == "wcls" and tensor is checkpoint.tensors["tok_embeddings"]:
                     tensors[name] = tensors["tok_embeddings"]
                 elif isinstance(tensor, Q8Tensor) or name.endswith("norm"):
                     tensors[name] = tensor
                 else:
+                    progress(f"quantizing {i * 100 // len(checkpoint.tensors)} %")
                     tensors[name] = quantized(tensor, group_size)
         super().__init__(checkpoint, threads, kernels, tensors)
 

@@ -101,7 +101,7 @@ def create_backend(
             time.sleep(0.1)
             progress(f"{COMPILING}: {time.monotonic() - began:.0f} s")
         kernels = compilation.wait()
-    return compiled_backend(name, checkpoint, threads, kernels)
+    return compiled_backend(name, checkpoint, threads, kernels, progress)
 
 
 def start_backend(checkpoint: Checkpoint, threads: int | None = None) -> Backend:
@@ -126,11 +126,20 @@ def start_backend(checkpoint: Checkpoint, threads: int | None = None) -> Backend
     return numpy_until_compiled(name, checkpoint, threads)
 
 
-def compiled_backend(name: str, checkpoint: Checkpoint, threads: int, kernels: "Kernels") -> Backend:
-    """The backend `name` of KERNELS, with a note where its threads cannot work together as they should."""
+def compiled_backend(
+    name: str,
+    checkpoint: Checkpoint,
+    threads: int,
+    kernels: "Kernels",
+    progress: Callable[[str], None] = lambda step: None,
+) -> Backend:
+    """The backend `name` of KERNELS, with a note where its threads cannot work together as they should.
+
+    `progress`: told how far converting the weights is, which takes seconds for large models.
+    """
     from llamatui.backends.team import INSTALL, openmp
 
-    backend = backend_class(name)(checkpoint, threads, kernels)  # type: ignore[call-arg]
+    backend = backend_class(name)(checkpoint, threads, kernels, progress)  # type: ignore[call-arg]
     if backend.threads > 1 and openmp() is None and sys.platform in INSTALL:
         backend.note = (
             f"there is no OpenMP library, so {name} starts its threads slowly: {INSTALL[sys.platform]}"

@@ -32,7 +32,8 @@ def numpy_until_compiled(name: str, checkpoint: Checkpoint, threads: int) -> Bac
 
     def replace() -> None:
         try:
-            interim.replacement = compiled_backend(name, checkpoint, threads, compilation.wait())
+            compiled = compiled_backend(name, checkpoint, threads, compilation.wait())
+            interim.replacement = interim.replacement or compiled  # unless another one was chosen meanwhile
         except Exception as error:  # numpy goes on; a thread that dies would only litter the screen
             interim.note = str(error) or f"{name} could not be prepared: {type(error).__name__}"
         interim.preparing = ""

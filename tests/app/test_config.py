@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from llamatui.app.cli.config import app
 from llamatui.app.config import config_path, resolve
 from llamatui.errors import UsageError
 
@@ -48,6 +50,8 @@ def test_an_integer_will_do_for_a_float(config: Path) -> None:
         ("top_k = true", "expected int, found True"),
         ("model = 3", "expected str, found 3"),
         ("[model]\nx = 1", "expected str, found"),
+        ("keys = 3", "keys in .*: expected a table, found 3"),
+        ("[keys]\n'story.retry' = 3", "story.retry in keys in .*: expected str, found 3"),
         ("\xff", "cannot be read"),
     ],
 )
@@ -56,6 +60,21 @@ def test_a_config_that_is_wrong_is_told(content: str, problem: str, config: Path
     with pytest.raises(UsageError, match=problem) as caught:
         resolve()
     assert "config.toml" in caught.value.message
+
+
+def test_keys_are_a_table_with_and_without_quotes(config: Path) -> None:
+    config.write_text('theme = "contrast"\n[keys]\n"story.retry" = "ctrl+y"\nchat.new = "f5"\n')
+    settings, sources = resolve()
+    assert settings.keys == {"story.retry": "ctrl+y", "chat.new": "f5"}
+    assert (settings.theme, sources["keys"]) == ("contrast", "config")
+
+
+def test_config_shows_keys_as_toml_has_them(config: Path) -> None:
+    import tomllib
+
+    config.write_text('[keys]\n"story.retry" = "ctrl+g"\n')
+    shown = CliRunner().invoke(app, ["show"])
+    assert tomllib.loads(shown.stdout)["keys"] == {"story.retry": "ctrl+g"}
 
 
 def test_an_environment_that_is_wrong_is_told(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,10 @@ class Echo:
     replacement = None
     config = SimpleNamespace(max_seq_len=256, n_layers=1, n_kv_heads=1, head_dim=1)
 
+    @property
+    def latest(self):
+        return self
+
     def forward(self, tokens, cache):
         cache.length += len(tokens)
         logits = np.zeros(130, np.float32)
@@ -137,3 +141,91 @@ def test_a_long_system_prompt_leaves_room_for_the_question(chat: Conversation) -
     generation = chat.start(Sampler(Sampling(0.0)), Limits(overflow="shift"))
     assert "who are you?" in chat.model.tokenizer.decode(generation.prompt)
     assert generation.dropped_tokens > 0
+
+
+def words(chat: Conversation) -> list[str]:
+    return [turn.content for turn in chat.turns]
+
+
+def test_a_stopped_answer_grows_on(chat: Conversation) -> None:
+    chat.ask("hi")
+    chat.start(Sampler(Sampling(0.0)))
+    chat.finish([ord("o")], "o", stopped=True)
+    assert chat.tree.path[1].stopped
+    chat.resume()
+    generation = chat.start(Sampler(Sampling(0.0)))
+    assert chat.model.tokenizer.decode(generation.prompt).endswith("assistant\no")
+    chat.finish([record.id for record in generation], "k")
+    assert words(chat) == ["hi", "ok"]
+    assert chat.turns[1].ids == (ord("o"), ord("k"))
+    assert not chat.tree.path[1].stopped
+    assert chat.versions(1) == (1, 1)
+
+
+def test_an_answer_that_was_talked_about_grows_in_a_copy(chat: Conversation) -> None:
+    for question in ("one", "two"):
+        chat.ask(question)
+        answer(chat)
+    chat.tree.cut(2)
+    chat.resume()
+    chat.give_up()  # nothing came
+    assert words(chat) == ["one", "ok"]
+    assert chat.versions(1) == (1, 1)
+    chat.resume()
+    chat.finish([33], "!")
+    assert words(chat) == ["one", "ok!"]
+    assert chat.flip(1, 1)
+    assert words(chat) == ["one", "ok", "two", "ok"]
+
+
+def test_what_gets_no_answer_leaves_no_trace(chat: Conversation) -> None:
+    chat.ask("hi")
+    assert chat.give_up() == "hi"
+    assert words(chat) == []
+    chat.ask("hi")
+    answer(chat)
+    chat.regenerate()
+    assert chat.give_up() == ""
+    assert words(chat) == ["hi", "ok"]
+    chat.edit(0, "ho")
+    assert chat.give_up() == "ho"
+    assert words(chat) == ["hi", "ok"]
+    assert chat.versions(0) == chat.versions(1) == (1, 1)
+    assert not chat.tree.can_redo
+
+
+def test_a_new_chat_is_another_branch(chat: Conversation) -> None:
+    chat.ask("hi")
+    answer(chat)
+    chat.clear()
+    assert chat.question() is None
+    chat.ask("ho")
+    answer(chat)
+    assert chat.tree.undo()
+    assert chat.tree.undo()
+    assert words(chat) == ["hi", "ok"]
+
+
+def test_the_last_question_as_a_prompt(chat: Conversation) -> None:
+    chat.ask("hi")
+    before = chat.question()
+    answer(chat)
+    assert chat.question() == before
+    assert before is not None
+    prompt, stops = before
+    assert chat.model.tokenizer.decode(prompt).endswith("user\nhi\nassistant\n")
+    assert stops == frozenset({129})
+
+
+def test_another_model_gets_the_words_not_the_ids(chat: Conversation) -> None:
+    chat.ask("hi")
+    answer(chat)
+    chat.regenerate()
+    chat.finish([], "hm", stopped=True)
+    model = SimpleNamespace(**vars(chat.model))
+    other = chat.told_to(model)
+    assert other.model is model
+    assert (words(other), other.system, other.versions(1)) == (["hi", "hm"], "be kind", (2, 2))
+    assert all(turn.message.ids is None for turn in other.tree.walk())
+    assert other.tree.undo()
+    assert words(other) == ["hi", "ok"]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from llamatui.app.engine import Generation, Limits, Session
+from llamatui.app.engine import Generation, Limits, Session, TokenRecord, likeliest, record
 from llamatui.app.sampler import Sampler
 from llamatui.app.sampling import Sampling
 from llamatui.backends.base import Backend, FloatArray, KVCache
@@ -177,8 +177,8 @@ def test_a_prompt_that_just_fits_gives_one_token(backend: Counting) -> None:
 def test_cancel_takes_effect_after_the_token_under_way(backend: Counting) -> None:
     generation = Session(backend).start([1], Sampler(GREEDY), Limits())
     ids = []
-    for record in generation:
-        ids.append(record.id)
+    for found in generation:
+        ids.append(found.id)
         if len(ids) == 3:
             threading.Thread(target=generation.cancel).start()
             while not generation._cancelled.is_set():
@@ -250,6 +250,33 @@ def test_swap_goes_on_with_the_same_cache(backend: Counting, tiny_model: Path, t
     assert first + more == run(Session(backend), [1, 2, 3], max_new_tokens=8)[0]
 
 
+class Rounding(Counting):
+    """Its keys and values are not those of the others."""
+
+    name = "rounding"
+    quantizes_activations = True
+
+
+@pytest.fixture
+def rounding(tiny_model: Path) -> Rounding:
+    return Rounding(Checkpoint(tiny_model), 1)
+
+
+def test_swap_to_a_backend_that_rounds_otherwise_reads_the_text_again(
+    backend: Counting, rounding: Rounding
+) -> None:
+    session = Session(backend)
+    assert session.swap(NumpyBackend(backend.checkpoint, 1)) is False
+    run(session, [1, 2, 3], max_new_tokens=4)
+    tokens = list(session.tokens)
+    assert session.swap(rounding) is True
+    assert (session.tokens, session.cache.length) == (tokens, 0)
+    _, generation = run(session, tokens, max_new_tokens=1)
+    assert (rounding.calls, generation.cached_tokens) == ([7], 0)
+    assert session.swap(Rounding(backend.checkpoint, 1)) is False
+    assert session.swap(backend) is True, "and the way back"
+
+
 def replace_after(backend: Counting, n: int, replacement: Backend) -> None:
     """`replacement` is ready after `n` of the backend's steps."""
     forward = backend._forward
@@ -281,6 +308,7 @@ def test_a_replacement_takes_over_in_mid_text(backend: Counting, faster: Countin
     assert session.backend is faster
     assert generation.swap is not None
     assert (generation.swap.at, generation.swap.old, generation.swap.new) == (4, "numpy", "faster")
+    assert not generation.swap.reread
     assert 0 < generation.swap.decode_s < generation.timings.decode_s
     assert generation.rate > 0
     # The next generation began with it.
@@ -306,6 +334,30 @@ def test_a_replacement_that_is_there_from_the_start_is_no_swap(backend: Counting
     assert backend.calls == []
 
 
+def test_a_replacement_that_rounds_otherwise_reads_the_text_again_in_mid_text(
+    backend: Counting, rounding: Rounding
+) -> None:
+    expected, _ = run(Session(backend), [1, 2, 3])
+    replace_after(backend, len(backend.calls) + 4, rounding)
+    session = Session(backend)
+    ids, generation = run(session, [1, 2, 3])
+    assert ids == expected
+    assert rounding.calls == [7, 1, 1, 1, 1, 1], "the prompt and four tokens, then one by one"
+    assert generation.swap is not None
+    assert (generation.swap.at, generation.swap.reread) == (4, True)
+
+
+def test_a_prompt_that_is_read_again_was_not_cached(backend: Counting, rounding: Rounding) -> None:
+    session = Session(backend)
+    run(session, list(range(20)), max_new_tokens=1)
+    backend.replacement = rounding
+    _, generation = run(session, list(range(20)), max_new_tokens=1)
+    assert rounding.calls == [8, 8, 4]
+    assert (generation.cached_tokens, generation.timings.prefill_tokens, generation.processed) == (0, 20, 20)
+    assert generation.swap is not None
+    assert (generation.swap.at, generation.swap.reread) == (0, True)
+
+
 def test_a_fork_goes_on_with_the_replacement(backend: Counting, faster: Counting) -> None:
     session = Session(backend)
     run(session, [1, 2, 3], max_new_tokens=2)
@@ -325,20 +377,118 @@ def test_numpy_s_text_goes_on_with_compiled_kernels(backend: Counting) -> None:
     assert (generation.swap.at, session.backend.name) == (17, "numba")
 
 
+def check(record: TokenRecord, logits: FloatArray, n: int) -> None:
+    """`record` against what follows from logits (vocab_size,) in float64."""
+    x = logits.astype(np.float64)
+    p = np.exp(x - x.max())
+    p /= p.sum()
+    assert record.logprob == pytest.approx(math.log(p[record.id]), abs=1e-4)
+    assert record.rank == (logits > logits[record.id]).sum()
+    assert record.entropy == pytest.approx(-(p * np.log(p)).sum(), abs=1e-4)
+    best = np.argsort(-x, kind="stable")[:n].tolist()
+    assert [other.id for other in record.top] == best
+    assert [other.logprob for other in record.top] == pytest.approx(np.log(p[best]).tolist(), abs=1e-4)
+
+
 def test_records_say_what_the_model_thought(backend: Counting) -> None:
     session = Session(backend)
     generation = session.start([1, 2], Sampler(Sampling(seed=3)), Limits(max_new_tokens=5, alternatives=3))
     tokens = [1, 2]
-    for record in generation:
-        logits = backend.forward(tokens, KVCache(backend.config)).astype(np.float64)
-        p = np.exp(logits - logits.max())
-        p /= p.sum()
-        assert record.logprob == pytest.approx(math.log(p[record.id]), abs=1e-4)
-        assert record.rank == (p > p[record.id]).sum()
-        assert record.entropy == pytest.approx(-(p * np.log(p)).sum(), abs=1e-4)
-        assert [other.id for other in record.top] == np.argsort(-p)[:3].tolist()
-        assert record.top[0].logprob == pytest.approx(math.log(p.max()), abs=1e-4)
-        tokens.append(record.id)
+    for found in generation:
+        check(found, backend.forward(tokens, KVCache(backend.config)), 3)
+        tokens.append(found.id)
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 700, 32000, 128256])
+@pytest.mark.parametrize("alternatives", [0, 1, 10])
+def test_records_of_vocabularies_of_any_size(size: int, alternatives: int) -> None:
+    rng = np.random.default_rng(size)
+    logits = (rng.standard_normal(size) * 3).astype(np.float32)
+    for token in {0, size - 1, int(logits.argmax()), int(logits.argmin())}:
+        check(record(token, logits, alternatives), logits, alternatives)
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [
+        np.zeros(1000),
+        np.arange(1000) // 7,
+        -(np.arange(1000) // 7),
+        np.arange(1000) % 3,
+        np.where(np.arange(1000) < 990, 0, 5),  # the largest stand side by side at the end
+        np.where(np.arange(1000) % 15 == 4, 5, 0),  # ... or in one column of the table
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("n", [0, 1, 9, 15, 16, 999, 1000, 2000])
+def test_the_likeliest_are_those_of_a_stable_sort(logits: npt.NDArray[np.float64], n: int) -> None:
+    expected = np.argsort(-logits, kind="stable")[:n].tolist()
+    assert likeliest(logits.astype(np.float32), n) == expected
+
+
+def test_score_gives_the_records_that_generating_gave(backend: Counting) -> None:
+    session = Session(backend)
+    generation = session.start(
+        [1, 2, 3], Sampler(Sampling(seed=3)), Limits(max_new_tokens=20, alternatives=5)
+    )
+    lived = list(generation)
+    tokens = list(session.tokens)
+    for scored in (session, Session(backend)):  # with all of it in the cache, and with nothing
+        found = list(scored.score(tokens, 3, 5))
+        assert [r.id for r in found] == [r.id for r in lived]
+        assert [r.rank for r in found] == [r.rank for r in lived]
+        assert [[a.id for a in r.top] for r in found] == [[a.id for a in r.top] for r in lived]
+        for one, other in zip(found, lived, strict=True):
+            assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+            assert one.entropy == pytest.approx(other.entropy, abs=1e-4)
+
+
+def test_score_of_what_the_writer_wrote(backend: Counting) -> None:
+    text = [1, 7, 5, 200, 9, 9, 9, 30, 31, 32, 33]
+    found = list(Session(backend).score(text, 1, 4))
+    assert [r.id for r in found] == text[1:]
+    for i, one in enumerate(found, 1):
+        check(one, backend.forward(text[:i], KVCache(backend.config)), 4)
+
+
+def test_score_leaves_the_session_as_it_is_and_runs_only_what_it_lacks(backend: Counting) -> None:
+    session = Session(backend)
+    run(session, [1, 2, 3], max_new_tokens=4)
+    tokens, length, keys = list(session.tokens), session.cache.length, session.cache.keys[:, :, :6].copy()
+    expected, _ = run(session.fork(), tokens)
+    backend.calls.clear()
+    assert len(list(session.score([*tokens, 9, 8, 7], 7, 2))) == 3
+    assert backend.calls == [3], "from the session's last token, which had not been run, to the one before 7"
+    backend.calls.clear()
+    assert len(list(session.score([*tokens[:5], 9], 5, 2))) == 1
+    assert backend.calls == [1], "the token before 9, whose logits nobody kept"
+    assert (session.tokens, session.cache.length) == (tokens, length)
+    np.testing.assert_array_equal(session.cache.keys[:, :, :6], keys)
+    assert run(session, tokens)[0] == expected
+
+
+def test_score_runs_long_texts_in_chunks(backend: Counting) -> None:
+    records = list(Session(backend).score(list(range(30)), 12, 0))
+    assert backend.calls == [8, 8, 8, 5]
+    assert [r.id for r in records] == list(range(12, 30))
+
+
+def test_score_of_nothing(backend: Counting) -> None:
+    assert list(Session(backend).score([1, 2], 2, 3)) == []
+    assert list(Session(backend).score([1], 1, 3)) == []
+
+
+def test_score_with_a_replacement(backend: Counting, faster: Counting, rounding: Rounding) -> None:
+    session = Session(backend)
+    run(session, [1, 2, 3], max_new_tokens=4)
+    text = [*session.tokens, 9]
+    expected = list(session.score(text, 7, 2))
+    backend.calls.clear()
+    backend.replacement = faster
+    assert list(session.score(text, 7, 2)) == expected
+    backend.replacement = rounding
+    assert len(list(session.score(text, 7, 2))) == 1
+    assert (backend.calls, faster.calls, rounding.calls) == ([], [1], [7]), "rounding: on nobody else's cache"
+    assert session.backend is backend
 
 
 def test_alternatives_may_be_none_or_more_than_there_are(backend: Counting) -> None:

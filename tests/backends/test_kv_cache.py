@@ -42,6 +42,19 @@ def test_a_copy_is_independent() -> None:
     assert (other.length, other.max_seq_len) == (10, 4000)
 
 
+@pytest.mark.parametrize(("n", "kept"), [(0, 0), (4, 4), (10, 10), (11, 10), (None, 10)])
+def test_a_copy_holds_the_first_positions(n: int | None, kept: int) -> None:
+    cache = filled(10)
+    other = cache.copy(n)
+    assert (other.length, other.capacity, other.max_seq_len) == (kept, kept, 4000)
+    np.testing.assert_array_equal(other.keys, cache.keys[:, :, :kept])
+    np.testing.assert_array_equal(other.values, cache.values[:, :, :kept])
+    assert not np.shares_memory(other.keys, cache.keys)
+    other.reserve(5)
+    np.testing.assert_array_equal(other.keys[:, :, :kept], cache.keys[:, :, :kept])
+    assert cache.length == 10
+
+
 @pytest.mark.parametrize("n", [-1, 11])
 def test_it_cannot_be_cut_where_there_is_nothing(n: int) -> None:
     with pytest.raises(ValueError, match="cannot cut"):

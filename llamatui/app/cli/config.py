@@ -26,5 +26,15 @@ def show(json: Json = False) -> None:
         rows = {name: {"value": value, "source": sources[name]} for name, value in asdict(settings).items()}
         typer.echo(json_library.dumps(rows, indent=2))
         return
-    for name, value in asdict(settings).items():
+    rows = asdict(settings)
+    keys = rows.pop("keys")
+    if keys:
+        from llamatui.app.tui.keys import keymap_from
+
+        keymap_from(keys)
+    for name, value in rows.items():
         typer.echo(f"{name} = {json_library.dumps(value)}  # {sources[name]}")
+    if keys:  # last: what follows a table in TOML belongs to it
+        typer.echo(f"\n[keys]  # {sources['keys']}")
+        for name, value in keys.items():
+            typer.echo(f"{json_library.dumps(name)} = {json_library.dumps(value)}")

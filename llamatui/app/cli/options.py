@@ -87,6 +87,12 @@ Overflow = Annotated[
         help="Full context: stop, shift (forget the oldest) or error; default: stop, in chat shift."
     ),
 ]
+Theme = Annotated[
+    str | None,
+    typer.Option(
+        help="dark, light or contrast; default: dark.", autocompletion=lambda: ["dark", "light", "contrast"]
+    ),
+]
 Version = Annotated[
     int | None,
     typer.Option(

@@ -28,6 +28,7 @@ def story(
     repeat_penalty: options.RepeatPenalty = None,
     context: options.Context = None,
     overflow: options.Overflow = None,
+    theme: options.Theme = None,
 ) -> None:
     """Write a story together with a model, in the terminal."""
     if not is_terminal():
@@ -35,7 +36,7 @@ def story(
     flags = {
         "tokenizer": tokenizer, "backend": backend, "threads": threads, "temperature": temperature,
         "top_p": top_p, "seed": seed, "top_k": top_k, "min_p": min_p, "repeat_penalty": repeat_penalty,
-        "context": context, "overflow": overflow,
+        "context": context, "overflow": overflow, "theme": theme,
     }  # fmt: skip
     open_room("story", loading.settings_from(model, **flags), prompt, None)
 
@@ -55,6 +56,7 @@ def chat(
     repeat_penalty: options.RepeatPenalty = None,
     context: options.Context = None,
     overflow: options.Overflow = None,
+    theme: options.Theme = None,
     json: Annotated[
         bool, typer.Option("--json", help="A line in, a line of JSON out, also in a terminal.")
     ] = False,
@@ -64,6 +66,7 @@ def chat(
         "system": system, "tokenizer": tokenizer, "backend": backend, "threads": threads,
         "chat_format": chat_format, "temperature": temperature, "top_p": top_p, "seed": seed, "top_k": top_k,
         "min_p": min_p, "repeat_penalty": repeat_penalty, "context": context, "overflow": overflow,
+        "theme": theme,
     }  # fmt: skip
     settings = loading.settings_from(model, store.refuse_chat, **flags)
     # Only `-y ""` means none at all.
@@ -84,6 +87,11 @@ def open_room(room: "RoomName", settings: Settings, prompt: str, system: str | N
     # A wrong value is told in the shell, before the screen is taken.
     sampling = loading.sampling(settings)
     overflow = loading.overflow_policy(settings, "stop") if settings.overflow else None
+    keys: dict[str, str] = {}
+    if settings.keys:
+        from llamatui.app.tui.keys import keymap_from
+
+        keys = keymap_from(settings.keys)
     from llamatui.app.tui import Launch, run_app
 
     launch = Launch(
@@ -98,5 +106,6 @@ def open_room(room: "RoomName", settings: Settings, prompt: str, system: str | N
         context=settings.context or None,
         overflow=overflow,
         theme=settings.theme or "dark",
+        keys=keys,
     )
     raise typer.Exit(run_app(room, launch))

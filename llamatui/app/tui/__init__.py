@@ -1,15 +1,16 @@
 """The terminal app: a story room and a chat room on Textual.
 
     launch.py     what the command line hands over
-    app.py        the app: loads the model, shows errors, switches rooms
+    app.py        the app: opens models, switches backends and rooms, shows errors
     runner.py     the inference thread
+    errands.py    what takes long beside it: opening a model, making another backend
+    keys.py       every binding by its id, and what config.toml makes of it
     room.py       what both rooms share: bars, sampling panel, stopping, draining the thread
     story_room.py, chat_room.py
-    story.py      a story without a screen: passages and the ids they are
     page.py, flow.py, ...   widgets, and what they draw
 
 Only this package and `app/training/live.py` import Textual. Modules that are imported before the first paint
-import nothing that imports NumPy: the engine is loaded on the inference thread, while the room is already on
+import nothing that imports NumPy: the engine is loaded on the errands thread, while the room is already on
 the screen.
 """
 

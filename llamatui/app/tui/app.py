@@ -1,4 +1,4 @@
-"""The app: loads the model while the room is already there, shows errors, switches rooms."""
+"""The app: opens models while the room is already there, switches backends and rooms, shows errors."""
 
 import gc
 from collections.abc import Iterable
@@ -13,27 +13,37 @@ from textual.screen import Screen
 from textual.timer import Timer
 
 from llamatui.app import catalogue
-from llamatui.app.tui.error_screen import ErrorChoice, ErrorScreen
+from llamatui.app.tui.bars import Status, one_line
+from llamatui.app.tui.errands import Errand, Loading, Switching
+from llamatui.app.tui.error_screen import ErrorChoice, ErrorScreen, explain
+from llamatui.app.tui.flow import printable
 from llamatui.app.tui.launch import Launch, RoomName
-from llamatui.app.tui.loading import Loading
-from llamatui.app.tui.messages import LoadFailed, LoadStep, ModelReady
+from llamatui.app.tui.messages import BackendReady, ErrandFailed, ErrandStep, ModelReady
 from llamatui.app.tui.room import Room
-from llamatui.app.tui.runner import Runner
-from llamatui.app.tui.themes import DARK, LIGHT
+from llamatui.app.tui.runner import Piece, Runner
+from llamatui.app.tui.sampling_panel import SamplingPanel
+from llamatui.app.tui.themes import CONTRAST, DARK, LIGHT, NAMES, PLAIN, few_colours
 from llamatui.errors import LlamatuiError, TokenizerMissingError, UsageError
 
 if TYPE_CHECKING:
     from llamatui.app.model import LoadedModel
+    from llamatui.app.shelf import Shelved
 
-ENGINE_CHECKS_PER_SECOND = 10
+CHECKS_PER_SECOND = 10  # whether an engine is there, or a room has come to rest
+THEMES = {"dark": "A page by night", "light": "A page by day", "contrast": "Black, white and yellow"}
 
 
 class LlamaApp(App[None]):
     TITLE = "llamatui"
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+q", "app.quit", "quit", priority=True)]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+p", "command_palette", "palette", show=False, priority=True, id="app.palette"),
+        Binding("ctrl+o", "pick_model", "open another model", show=False, id="app.model"),
+        Binding("ctrl+b", "switch_backend", "change the backend", show=False, id="app.backend"),
+        Binding("f2", "compare", "compare", show=False, id="app.compare"),
+        Binding("ctrl+q", "app.quit", "quit", priority=True, id="app.quit"),
+    ]
     CSS = """
     ToastRack { align: right top; margin-top: 2; }
-    HelpPanel #widget-help { max-height: 75%; }
     """
 
     def __init__(self, room: RoomName, options: Launch) -> None:
@@ -43,124 +53,292 @@ class LlamaApp(App[None]):
         """
         # The room is there from the first paint on, without an empty screen before it.
         self.DEFAULT_MODE = room  # type: ignore[misc]
-        super().__init__()
+        plain = few_colours()
+        super().__init__(ansi_color=plain or None)
         self.options = options
         self.runner = Runner()
+        self.errands = Runner("errands")
+        self.reader = Runner("headers")
         self.model: LoadedModel | None = None
+        """The one that was opened last: a room that is entered goes on with it."""
+        self._errand: Errand | None = None
         self._watch: Timer | None = None  # while a faster engine is on its way
         self._exit_code = 0
         for name in get_args(RoomName):
             # The prompt is for the room that was asked for.
             launch = options if name == room else replace(options, prompt="")
             self.add_mode(name, partial(make_room, name, launch, self.runner))
-        self.register_theme(DARK)
-        self.register_theme(LIGHT)
+        for theme in PLAIN if plain else (DARK, LIGHT, CONTRAST):
+            self.register_theme(theme)
         if options.theme not in self.available_themes:
-            raise UsageError(f"no theme is called {options.theme!r}", "choose dark or light")
+            raise UsageError(f"no theme is called {options.theme!r}", f"choose {', '.join(NAMES)}")
         self.theme = options.theme
+        self.set_keymap(options.keys)
 
     @property
     def room(self) -> Room:
         """The room, also while something lies over it."""
         return next(screen for screen in self.screen_stack if isinstance(screen, Room))
 
+    @property
+    def _is_leaving(self) -> bool:
+        """The app closes, and a room's widgets go before what is still to be told."""
+        return not self.screen_stack or not self.room.query(Status)
+
     def on_ready(self) -> None:
         # After the first paint: the engine's imports would hold it up.
-        self.call_after_refresh(self._load)
+        self.call_after_refresh(self._load, self.options)
 
-    def _load(self, pull: str = "") -> None:
+    # Errands: what the errands thread is asked for, and how it goes on when that is done.
+
+    def _load(self, options: Launch, pull: str = "") -> None:
         gc.enable()  # see run_app
-        self.runner.submit(Loading(self, self.runner, self.options, pull))
+        self._begin(Loading(self, self.errands, options, one_line(Path(options.model).stem), pull))
 
-    def on_load_step(self, message: LoadStep) -> None:
-        if self.screen_stack:  # else the app is closing
+    def _begin(self, errand: Errand) -> None:
+        """The newest wish is the one that counts."""
+        self._call_off()
+        self._errand = errand
+        self.errands.submit(errand)
+
+    def _call_off(self) -> None:
+        if self._errand is not None:
+            self._errand.cancel()
+            self._done(self._errand)
+
+    def _done(self, errand: Errand) -> bool:
+        """Whether that errand is still wanted; it is over either way."""
+        if errand is not self._errand or self._is_leaving:
+            return False
+        self._errand = None
+        if self.room.model is not None:
+            self.room.show_soon("")
+        return True
+
+    def on_errand_step(self, message: ErrandStep) -> None:
+        if message.errand is not self._errand or self._is_leaving:
+            return
+        if self.room.model is None:
             self.room.show_step(message.step)
+        else:
+            self.room.show_soon(f"{message.errand.what}: {message.step}")
+
+    def on_errand_failed(self, message: ErrandFailed) -> None:
+        errand = message.errand
+        if not self._done(errand):
+            return
+        if isinstance(errand, Loading):
+            name = one_line(Path(errand.options.model).name)
+            self._fail(f"{name} cannot be opened", message.error, errand.options)
+        else:
+            self._say_error(f"{errand.what} failed", message.error)
 
     def on_model_ready(self, message: ModelReady) -> None:
-        self.model = message.model
-        if self.screen_stack:
-            self._open(message.model)
-            self._watch = self.set_interval(1 / ENGINE_CHECKS_PER_SECOND, self._watch_engine)
-            self._watch_engine()
+        if self._done(message.errand):
+            self._take(message.model)
 
-    def on_load_failed(self, message: LoadFailed) -> None:
-        if self.screen_stack:
-            self._fail(f"{Path(self.options.model).name} cannot be opened", message.error)
+    def on_backend_ready(self, message: BackendReady) -> None:
+        if not self._done(message.errand):
+            return
+        message.model.switch(message.backend)
+        # Also for models that are opened later: who changed it once has a reason.
+        self.options = replace(self.options, backend=message.backend.name)
+        self._watch_engine()
 
-    def _open(self, model: "LoadedModel") -> None:
+    def _take(self, model: "LoadedModel") -> None:
+        """Goes on with a model as soon as the room has stopped writing with the one before."""
+        if self._is_leaving:
+            return
+        room = self.room
+        if room.busy:
+            room.stop()
+            self.set_timer(1 / CHECKS_PER_SECOND, partial(self._take, model))
+            return
+        before, is_new = room.model, model is not self.model
+        if before is None:
+            self.model = model
         try:
-            self.room.open(model)
+            room.open(model)
         except LlamatuiError as error:
-            self._fail(f"{model.name} cannot chat", error, story_instead=True)
+            if before is None:
+                self._fail(f"{one_line(model.name)} cannot chat", error, self.options, story_instead=True)
+            else:
+                self._say_error(f"{one_line(model.name)} is no model for this room", error)
+            return
+        self.model = model
+        if is_new:
+            self._watch_engine()
 
     def _watch_engine(self) -> None:
         """Shows the engine that was on its way as soon as it is there, and says why nothing faster runs."""
         assert self.model is not None
-        assert self._watch is not None
-        if self.model.backend.preparing:
-            return
-        self._watch.stop()
         self._show_engine()
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
+        if self.model.backend.preparing:
+            self._watch = self.set_timer(1 / CHECKS_PER_SECOND, self._watch_engine)
+            return
         for warning in self.model.warnings:
             self.notify(warning, title="Slower than it could be", severity="warning", markup=False)
 
     def _show_engine(self) -> None:
-        if self.room.model is not None:
+        if not self._is_leaving and self.room.model is not None:
             self.room.show_engine()
 
-    def _fail(self, title: str, error: Exception, *, story_instead: bool = False) -> None:
-        """Shows the error; until the reader chose something else, it is also the exit code."""
-        self._exit_code = error.exit_code if isinstance(error, LlamatuiError) else 1
+    def _say_error(self, title: str, error: Exception) -> None:
+        message, hint = map(printable, explain(error))
+        self.notify(
+            "\n".join(filter(None, (message, hint))), title=title, severity="error", timeout=12, markup=False
+        )
 
+    def _fail(self, title: str, error: Exception, options: Launch, *, story_instead: bool = False) -> None:
+        """Shows the error; while nothing is open and nothing else was chosen, it is the exit code too."""
+        before = self.room.model
+        if before is None:
+            self._exit_code = error.exit_code if isinstance(error, LlamatuiError) else 1
         missing = error.pull if isinstance(error, TokenizerMissingError) else ""
 
         async def chosen(choice: ErrorChoice | None) -> None:
-            self._exit_code = 0
+            if choice in ("story", "fetch", "retry"):
+                self._exit_code = 0
             if choice == "story":
                 await self.action_enter("story")
             elif choice == "fetch":
-                self._load(pull=missing)
+                self._load(options, pull=missing)
             elif choice == "retry":
-                self._load()
+                self._load(options)
 
-        screen = ErrorScreen(title, error, fetch=describe(missing), story_instead=story_instead)
+        screen = ErrorScreen(
+            title, error, fetch=describe(missing), story_instead=story_instead,
+            back=one_line(before.name) if before else "", keymap=self.options.keys,
+        )  # fmt: skip
         self.push_screen(screen, chosen)
+
+    # What keys, the palette and the rooms' commands ask for.
 
     async def action_quit(self) -> None:
         self.exit(return_code=self._exit_code)
 
+    def action_pick_model(self, name: str = "") -> None:
+        """Opens the model of that name or path; without one, shows what there is."""
+        entry = catalogue.find(name) if name else None
+        if name and entry is None:
+            self._open_other(name)
+            return
+        from llamatui.app.tui.model_picker import ModelPicker
+
+        def chosen(model: "Shelved | None") -> None:
+            if model is None:
+                return
+            if isinstance(self.screen, ErrorScreen):
+                self.screen.dismiss(None)
+            self._open_other(model.path or model.name, pull="" if model.path else model.name)
+
+        current = self.room.model
+        path, context = current.path if current else Path(self.options.model), self.options.context
+        self.push_screen(ModelPicker(path, current is not None, context, self.reader, name), chosen)
+
+    def _open_other(self, model: str | Path, pull: str = "") -> None:
+        current = self.room.model
+        if current is not None and Path(model) == current.path:
+            self._call_off()  # who chooses what is open does not want another any more
+            return
+        self._exit_code = 0
+        # The tokenizer and the chat format were said of the model before.
+        self._load(replace(self.options, model=model, tokenizer=None, chat_format=""), pull)
+
+    def action_switch_backend(self, name: str = "") -> None:
+        """Lets that backend go on, in mid-text too; without a name, shows which there are."""
+        model = self.room.model
+        if model is None:
+            self.notify("The model is not open yet.")
+            return
+        if name:
+            if name == model.backend.name and not model.backend.preparing:
+                self._call_off()
+                self.notify(f"{name} runs already.", markup=False)
+            elif name == model.backend.preparing:
+                self.notify(f"{name} is on its way: it takes over by itself.", markup=False)
+            else:
+                self._begin(Switching(self, self.errands, model, name))
+            return
+        from llamatui.app.tui.backend_picker import BackendPicker
+
+        def chosen(name: str | None) -> None:
+            if name:
+                self.action_switch_backend(name)
+
+        self.push_screen(BackendPicker(model.backend), chosen)
+
+    def action_compare(self) -> None:
+        """Shows what the model would say now on two sides, and goes on with the one that is chosen."""
+        room = self.room
+        if self.screen is not room:
+            return
+        if room.busy:
+            room.stop()
+            self.set_timer(1 / CHECKS_PER_SECOND, self.action_compare)
+            return
+        question = room.question()
+        if room.model is None or room.session is None or question is None:
+            self.notify("There is nothing to go on from yet.")
+            return
+        from llamatui.app.tui.compare_screen import CompareScreen
+
+        async def chosen(pieces: list[Piece] | None) -> None:
+            if pieces:
+                await room.accept(pieces)
+
+        sampling = room.query_one(SamplingPanel).sampling
+        self.push_screen(CompareScreen(room.model, *question, sampling, room.session.context), chosen)
+
     async def action_enter(self, name: RoomName) -> None:
         """Goes to a room with the same model; it is as it was left."""
         self.room.stop()
+        if self.room.model is not None:
+            self.room.show_soon("")
         await self.switch_mode(name)
         self._show_engine()
-        if self.model is not None and self.room.model is None:
-            self._open(self.model)
+        if self.model is not None and self.room.model is not self.model:
+            self._take(self.model)
 
     def on_unmount(self) -> None:
-        self.runner.close()
+        for runner in (self.runner, self.errands, self.reader):
+            runner.close()
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        dark = self.current_theme.dark
-        yield SystemCommand(
-            "Light theme" if dark else "Dark theme",
-            "Change between day and night",
-            lambda: setattr(self, "theme", "light" if dark else "dark"),
-        )
         if isinstance(screen, Room):
+            yield from screen.commands()
             yield SystemCommand(
                 "Sampling", "Show or hide temperature, top-p and seed", screen.action_toggle_sampling
             )
-            yield from screen.commands()
+            yield SystemCommand(
+                "Open another model", "In this room; the text goes on with it", self.action_pick_model
+            )
+            if self._errand is not None and screen.model is not None:
+                yield SystemCommand(
+                    "Call it off", f"Stop {self._errand.what}; all stays as it is", self._call_off
+                )
+            yield SystemCommand(
+                "Change the backend", "numba, q8_0 or numpy, in mid-text too", self.action_switch_backend
+            )
+            yield SystemCommand(
+                "Compare", "Two backends or settings side by side, on the same seed", self.action_compare
+            )
             other: RoomName = "chat" if screen.NAME == "story" else "story"
             yield SystemCommand(
                 f"Go to the {other} room",
                 "With the same model; this room stays as it is",
                 lambda: self.action_enter(other),
             )
-        for command in super().get_system_commands(screen):
-            if command.title not in ("Maximize", "Minimize"):
-                yield command
+            yield SystemCommand("Keys", "All of them, and what they do here", screen.action_toggle_help)
+        for name, about in THEMES.items():
+            if name != self.theme:
+                yield SystemCommand(f"Theme: {name}", about, partial(setattr, self, "theme", name))
+        yield SystemCommand("Theme: others", "Those that come with Textual", self.action_change_theme)
+        yield SystemCommand("Screenshot", "Save the screen as an SVG file", self.deliver_screenshot)
+        yield SystemCommand("Quit", "Leave llamatui", self.action_quit)
 
 
 def describe(pull: str) -> str:

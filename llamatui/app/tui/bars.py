@@ -1,15 +1,22 @@
 """The two lines around a room: what runs, and how it goes."""
 
-from textual.app import RenderResult
+from rich.cells import cell_len
+from textual.app import ComposeResult, RenderResult
 from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
+from textual.widgets import Footer
+from textual.widgets._footer import FooterKey
+
+from llamatui.app.tui.flow import printable
 
 METER_CELLS = 10
+HELP = "toggle_help"  # the key that tells all others
+SHORT_NAME = 14  # cells that a model's name has at least before something else gives way
 
 
 class Bar(Widget):
-    """One line, with something at the left that gives way to something at the right."""
+    """One line: something at the left, and something at the right that gives way where both do not fit."""
 
     DEFAULT_CSS = """
     Bar { height: 1; width: 1fr; padding: 0 2; color: $text-muted; }
@@ -17,17 +24,42 @@ class Bar(Widget):
 
     left: reactive[Content] = reactive(Content)
     right: reactive[Content] = reactive(Content)
+    """All that there is to say at the right."""
+    shorter: reactive[tuple[Content, ...]] = reactive(())
+    """The same in fewer words, one shorter than the other."""
 
     def render(self) -> RenderResult:
-        room = self.content_size.width - self.right.cell_length
-        if room < 8:  # too narrow for both
-            return self.left.truncate(self.content_size.width, ellipsis=True)
-        left = self.left.truncate(max(room - 2, 0), ellipsis=True)
-        return Content.assemble(left, " " * (room - left.cell_length), self.right)
+        width = self.content_size.width
+        wanted = min(self.left.cell_length, width // 2)
+        right = next(
+            (text for text in (self.right, *self.shorter) if wanted + 2 + text.cell_length <= width),
+            Content(),
+        )
+        return joined(self.left, right, width)
+
+
+def joined(left: Content, right: Content, width: int) -> Content:
+    """Both in one line; the left one is cut if it must be."""
+    room = width - right.cell_length
+    left = left.truncate(max(room - 2, 0) if right.cell_length else width, ellipsis=True)
+    return Content.assemble(left, " " * (room - left.cell_length), right)
+
+
+def one_line(text: str) -> str:
+    """A name that somebody else gave: safe, and without line ends."""
+    return " ".join(printable(text).split())
+
+
+def shortened(name: str, cells: int) -> str:
+    """A name without its middle: its end tells the sizes and versions of a model apart."""
+    if len(name) <= cells:
+        return name
+    end = (cells - 1) // 2
+    return f"{name[: cells - 1 - end]}…{name[len(name) - end :]}"
 
 
 class Header(Bar):
-    """`story   stories15M · numpy · 2 threads · compiling numba     31 tok/s`"""
+    """`story   stories15M · numpy · 2 threads · compiling numba     first 0.21 s · 31 tok/s`"""
 
     DEFAULT_CSS = """
     Header { dock: top; height: 2; border-bottom: solid $border-blurred; padding: 0 2; }
@@ -36,29 +68,107 @@ class Header(Bar):
     def __init__(self, room: str) -> None:
         super().__init__()
         self._room = room
+        self._model = ""
+        self._engine: tuple[str, ...] = ()
+        self._soon = ""
 
-    def show(self, what: str, soon: str = "") -> None:
-        """`soon`: what is on its way, more quietly."""
-        self.left = Content.assemble((self._room, "bold $accent"), "   ", what, (soon, "dim") if soon else "")
+    def show(self, name: str, engine: tuple[str, ...] = (), soon: str = "") -> None:
+        """`engine`: what runs the model, the least important last; `soon`: what is on its way."""
+        self._model, self._engine, self._soon = name, engine, soon
+        self.left = self._assemble(name, engine)
 
-    def show_rate(self, tokens_per_second: float) -> None:
+    def show_rate(self, tokens_per_second: float, first_s: float = 0.0) -> None:
+        """`first_s`: seconds until the first token, 0 if there is none yet."""
         rate = tokens_per_second
-        self.right = Content(f"{rate:.0f} tok/s" if rate >= 10 else f"{rate:.1f} tok/s" if rate else "")
+        shown = f"{rate:.0f} tok/s" if rate >= 10 else f"{rate:.1f} tok/s" if rate else ""
+        first = f"first {first_s:.2f} s" if first_s else ""
+        self.right = Content(" · ".join(filter(None, (first, shown))))
+        self.shorter = (Content(shown),)
+
+    def render(self) -> RenderResult:
+        width = self.content_size.width
+        name = min(len(self._model), SHORT_NAME)
+        for right in (self.right, *self.shorter, Content()):
+            for parts in range(len(self._engine), -1, -1):
+                rest = (
+                    self._assemble("", self._engine[:parts]).cell_length + bool(right) * 2 + right.cell_length
+                )
+                if rest + name <= width:
+                    shown = shortened(self._model, width - rest)
+                    return joined(self._assemble(shown, self._engine[:parts]), right, width)
+        return self._assemble(shortened(self._model, name), ()).truncate(width, ellipsis=True)
+
+    def _assemble(self, name: str, engine: tuple[str, ...]) -> Content:
+        return Content.assemble(
+            (self._room, "bold $accent"),
+            "   ",
+            " · ".join((name, *engine)),
+            (f" · {self._soon}", "dim") if self._soon else "",
+        )
 
 
 class Status(Bar):
-    """`the end                              context 312/1024 ━━━───────`"""
+    """`the end                         312 forgotten · shift · context 312/1024 ━━━───────`"""
+
+    _said = Content()
+    _detail = ""
 
     def say(self, text: str, style: str = "") -> None:
-        self.left = Content.styled(text, style)
+        self._said = Content.styled(text, style)
+        self._show()
 
-    def show_context(self, used: int, limit: int, dropped: int) -> None:
+    def detail(self, text: str) -> None:
+        """What stands behind that, more quietly, and stays."""
+        self._detail = text
+        self._show()
+
+    def _show(self) -> None:
+        parts = [self._said, Content.styled(self._detail, "dim")]
+        self.left = Content(" · ").join([part for part in parts if part.plain])
+
+    def show_context(self, used: int, limit: int, dropped: int, policy: str = "") -> None:
+        """`policy`: what happens, or happened, to a full context; shown when it matters."""
         used = min(used, limit)  # a last token may stand outside, unread
         filled = -(-METER_CELLS * used // limit)
         full = used >= 0.9 * limit
-        self.right = Content.assemble(
-            (f"{dropped} forgotten · ", "$text-warning") if dropped else "",
-            f"context {used}/{limit} ",
+        forgotten = f"{dropped} forgotten" if dropped else ""
+        matters = Content.styled(
+            "".join(f"{part} · " for part in (forgotten, policy) if part) if dropped or full else "",
+            "$text-warning",
+        )
+        numbers = Content(f"{used}/{limit} ")
+        meter = Content.assemble(
             ("━" * filled, "$text-warning" if full else "$accent"),
             ("─" * (METER_CELLS - filled), "$border-blurred"),
         )
+        self.right = Content.assemble(matters, "context ", numbers, meter)
+        self.shorter = (
+            Content.assemble(matters, numbers, meter),
+            Content.assemble(matters, numbers).rstrip(),
+            numbers.rstrip(),
+        )
+
+
+class Keys(Footer):
+    """The keys that fit, whole; the one for help always."""
+
+    def compose(self) -> ComposeResult:
+        keys = [widget for widget in super().compose() if isinstance(widget, FooterKey)]
+        room = self.content_size.width + 1  # behind the last one is no space
+        help_ = [key for key in keys if key.action == HELP]
+        left = room - sum(map(_cells, help_))
+        for key in keys:
+            if key in help_:
+                yield key
+            elif _cells(key) <= left:
+                left -= _cells(key)
+                yield key
+            else:
+                left = 0  # none of those behind it, either: their order says what matters
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.recompose)
+
+
+def _cells(key: FooterKey) -> int:
+    return cell_len(f"{key.key_display} {key.description} ")

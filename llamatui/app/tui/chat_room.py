@@ -7,60 +7,92 @@ from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
+from llamatui.app.tui.answer_markdown import code_blocks
 from llamatui.app.tui.bars import Status
+from llamatui.app.tui.chat_commands import ChatCommands
+from llamatui.app.tui.chat_message import ChatMessage, Item, Marks
+from llamatui.app.tui.chat_notes import notes_on
+from llamatui.app.tui.chat_welcome import Welcome
+from llamatui.app.tui.clipboard import copy
 from llamatui.app.tui.composer import Composer
-from llamatui.app.tui.error_screen import explain
-from llamatui.app.tui.room import Room, swap_notice
-from llamatui.app.tui.runner import Run
+from llamatui.app.tui.flow import printable
+from llamatui.app.tui.room import Room
+from llamatui.app.tui.runner import Piece, Run
 from llamatui.app.tui.sampling_panel import SamplingPanel
+from llamatui.app.tui.slash import COMMANDS
+from llamatui.app.tui.slash_menu import SlashMenu
 from llamatui.app.tui.system_dialog import SystemDialog
-from llamatui.app.tui.transcript import Answer, Question, Transcript, Welcome
+from llamatui.app.tui.transcript import Transcript
+from llamatui.errors import LlamatuiError
 
 if TYPE_CHECKING:
-    from llamatui.app.conversation import Conversation
+    from llamatui.app.conversation import Conversation, Turn
     from llamatui.app.engine import Generation, Limits, OverflowPolicy, Session
     from llamatui.app.model import LoadedModel
     from llamatui.app.sampling import Sampling
-    from llamatui.tokenizers.chat_formats import Message
+
+CHANGES = {
+    "regenerate", "retry_message", "edit_message", "resume", "flip", "undo", "redo", "new", "system",
+}  # fmt: skip
+"""Actions that wait until an answer has ended."""
 
 
 class ChatRoom(Room):
-    """Enter sends, Esc stops, Ctrl+R asks for another answer."""
+    """Enter sends, Esc stops, Ctrl+R asks for another answer; ↑ goes to the messages, which have keys too."""
 
     NAME = "chat"
     AUTO_FOCUS = "Composer"
     HELP = """
 - **enter** sends, **ctrl+j** makes a new line; a paste is never sent
-- **esc** stops an answer; what was said stays
-- **ctrl+r** takes the last answer back and asks for another
-- **ctrl+s** says who the model shall be
-- **ctrl+t** shows temperature, top-p and seed
-"""
+- **esc** stops an answer; what was said stays, and **/continue** lets it go on
+- **ctrl+r** asks for another answer; the old one stays beside it: **← →** on the message
+- **↑** goes to the messages, **esc** or typing comes back. There:
+  **e** edits, **r** asks again, **c** copies, **y** copies its code (again: the next), **space** goes on,
+  **← →** show other versions, **u** undoes, **U** redoes
+- **PgUp PgDn**, **ctrl+home**, **ctrl+end** and the wheel scroll
+- **ctrl+g** writes in $EDITOR; **ctrl+s** says who the model shall be
+- **/** begins a command, **tab** completes it; **//** is just a slash:
+
+""" + "\n".join(f"- **{f'/{one.name} {one.argument}'.rstrip()}** {one.help}" for one in COMMANDS.values())
     REASONS: ClassVar[dict[str, str]] = {**Room.REASONS, "eos": "ready"}
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+r", "regenerate", "again"),
-        Binding("ctrl+n", "new", "new"),
-        Binding("ctrl+s", "system", "system"),
-        Binding("ctrl+t", "toggle_sampling", "sampling"),
+        Binding("ctrl+r", "regenerate", "again", id="chat.retry"),
+        Binding("ctrl+n", "new", "new", id="chat.new"),
+        Binding("ctrl+s", "system", "system", id="chat.system"),
+        Binding("ctrl+t", "toggle_sampling", "sampling", id="chat.sampling"),
     ]
 
     conversation: "Conversation | None" = None
-    _question: Question | None = None
-    _answer: Answer | None = None
-    _answering: "Conversation | None" = None  # the one that the run belongs to
-    _replaced: "tuple[Message, list[Widget]] | None" = None  # what Ctrl+R took away, until there is a new one
+    _growing: Item | None = None  # the answer that is being given
+    _editing: "tuple[Turn, str] | None" = None  # what is in the composer, and what was there before
+    _copied: tuple[Item, int] | None = None  # the code block that was copied last
     _waiting = ""  # a question that was asked while the model was loading
 
     def compose_main(self) -> ComposeResult:
+        self._commands = ChatCommands(self)
         yield Welcome()
         transcript = Transcript()
         transcript.display = False
         yield transcript
-        yield Composer("Say something  (Ctrl+J: new line)")
+        menu = SlashMenu()
+        yield menu
+        yield Composer("Say something   / for commands", menu, self._commands.values)
 
     @property
     def session(self) -> "Session | None":
         return self.conversation.session if self.conversation else None
+
+    @property
+    def transcript(self) -> Transcript:
+        return self.query_one(Transcript)
+
+    @property
+    def composer(self) -> Composer:
+        return self.query_one(Composer)
+
+    @property
+    def home(self) -> Widget:
+        return self.composer
 
     @property
     def overflow(self) -> "OverflowPolicy":
@@ -69,14 +101,33 @@ class ChatRoom(Room):
     def opened(self, model: "LoadedModel") -> None:
         from llamatui.app.conversation import Conversation
 
-        self.conversation = Conversation(model, self.options.system, context=self.options.context)
+        if self.conversation is None:
+            self.conversation = Conversation(model, self.options.system, context=self.options.context)
+        elif model is not self.conversation.model:
+            self.conversation = self.conversation.told_to(model)
+            if self.conversation.turns:
+                tree = self.conversation.tree
+                self.transcript.note(
+                    tree.end, f"{model.name} goes on from here. It has to read the chat first."
+                )
+                self.call_later(self.show)
         if first := self._waiting or self.options.prompt:
             self._waiting = ""
-            self.call_later(self.ask, first)
+            if not self.conversation.turns:
+                self.call_later(self.ask, first)
 
-    @property
-    def home(self) -> Widget:
-        return self.query_one(Composer)
+    def question(self) -> "tuple[list[int], frozenset[int]] | None":
+        return self.conversation.question() if self.conversation else None
+
+    async def accept(self, pieces: list[Piece]) -> None:
+        conversation = self.conversation
+        assert conversation is not None
+        if conversation.turns[-1].role == "assistant":
+            conversation.regenerate()
+        conversation.finish([piece.record.id for piece in pieces], "".join([piece.text for piece in pieces]))
+        await self.show()
+
+    # Asking and answering.
 
     async def ask(self, text: str) -> None:
         """Adds the user's turn and lets the model answer."""
@@ -87,166 +138,357 @@ class ChatRoom(Room):
         if self.busy:
             self._draft(text)
             return
+        self.conversation.ask(text)
+        await self._answer()
+
+    async def _answer(self, growing: Item | None = None) -> None:
+        """Lets the model speak: a new answer, or on where `growing` ends."""
+        from llamatui.app.engine import Limits
+
+        conversation = self.conversation
+        assert conversation is not None
         self._turning = True
         try:
-            self.conversation.ask(text)
-            self._show_transcript(True)
-            self._question = await self.query_one(Transcript).ask(text)
-            await self._let_answer()
+            self._growing = growing or Item("assistant", "")
+            self.transcript.following = True
+            await self.show()
+            sampling, limits = self.query_one(SamplingPanel).sampling, Limits(overflow=self.overflow)
+            self.generate(lambda: start(conversation, sampling, limits))
         finally:
             self._turning = False
 
-    async def _let_answer(self) -> None:
-        from llamatui.app.engine import Limits
-
-        self._answering = conversation = self.conversation
-        assert conversation is not None
-        sampling, limits = self.query_one(SamplingPanel).sampling, Limits(overflow=self.overflow)
-        self._answer = await self.query_one(Transcript).answer()
-        self.generate(lambda: start(conversation, sampling, limits))
+    async def show(self) -> None:
+        """Brings the screen to where the conversation is."""
+        assert self.conversation is not None
+        tree, growing = self.conversation.tree, self._growing
+        await self.transcript.show(tree, growing if growing and growing.turn is None else None)
+        self.query_one(Welcome).display = not self.transcript.items
+        self.transcript.display = bool(self.transcript.items)
+        self.refresh_bindings()
 
     async def receive(self, text: str) -> None:
-        assert self._answer is not None
-        await self._answer.write(text)
+        assert self._growing is not None
+        await self.transcript.write(self._growing, text)
 
     async def finished(self, run: Run) -> None:
-        conversation, question, answer = self._answering, self._question, self._answer
+        conversation, item = self.conversation, self._growing
         assert conversation is not None
-        assert question is not None
-        assert answer is not None
-        replaced, self._replaced = self._replaced, None
-        pieces = run.complete_pieces()
-        gone: list[Widget] = []
+        assert item is not None
+        self._growing = None
+        pieces, generation, more = run.complete_pieces(), run.generation, item.turn is not None
+        cancelled = generation is not None and generation.finish_reason == "cancelled"
         if pieces:
             conversation.finish(
-                [piece.record.id for piece in pieces], "".join([piece.text for piece in pieces])
+                [piece.record.id for piece in pieces],
+                "".join([piece.text for piece in pieces]),
+                stopped=cancelled or run.error is not None,
             )
-            if replaced:
-                gone = replaced[1]
-        elif replaced:  # nothing new: what it had answered before stays
-            conversation.turns.append(replaced[0])
-            for widget in replaced[1]:
-                widget.display = True
-            gone = [answer]
-        else:  # gives the question back, to be asked again or in other words
-            self._draft(conversation.withdraw())
-            gone = [answer, question]
-        await answer.finish()
-        for widget in gone:
-            await widget.remove()
-        await self._explain_end(run)
+            self.transcript.keep(item, conversation.tree.path[-1])
+        elif text := conversation.give_up():  # the question comes back, to be asked again or in other words
+            self._draft(text)
+        for text, kind in notes_on(run, more=more):
+            self.note(text, kind)
+        await self.transcript.finish(item)
+        await self.show()
 
     def _draft(self, text: str) -> None:
         """Puts `text` where it can be edited, in front of what stands there."""
-        composer = self.query_one(Composer)
-        composer.text = f"{text}\n{composer.text}" if composer.text else text
-        composer.move_cursor(composer.document.end)
+        composer = self.composer
+        composer.put(f"{text}\n{composer.text}" if composer.text else text)
 
-    async def _explain_end(self, run: Run) -> None:
-        """Says in the transcript what a reader would wonder about."""
-        transcript, generation = self.query_one(Transcript), run.generation
-        if run.error is not None:
-            message, hint = explain(run.error)
-            await transcript.note(f"{message}. {hint}" if hint else message, "error")
-        if generation is None or self.session is None:
-            return
-        if notice := swap_notice(generation):
-            await transcript.note(notice)
-        if dropped := generation.dropped_tokens:
-            await transcript.note(
-                f"The context of {self.session.context} tokens was full: the oldest {dropped} are forgotten.",
-                "warning",
-            )
-        if generation.finish_reason == "context":
-            await transcript.note(
-                f"The context of {self.session.context} tokens is full. Ctrl+N begins a new chat; "
-                "--overflow shift forgets the oldest words instead.",
-                "warning",
-            )
-        elif generation.finish_reason == "eos" and not run.complete_pieces():
-            await transcript.note("The model said nothing.")
-        elif generation.finish_reason == "cancelled":
-            await transcript.note("stopped")
+    def note(self, text: str, kind: str = "note") -> None:
+        assert self.conversation is not None
+        self.transcript.note(self.conversation.tree.end, text, kind)
+
+    # The composer.
 
     async def on_composer_submitted(self, event: Composer.Submitted) -> None:
-        if self.busy:
+        composer = self.composer
+        if event.command:
+            await self._commands.execute(event.text)
+        elif self.busy:
             self.notify("Esc stops the answer, then it is your turn.")
         elif event.text.strip():
-            self.query_one(Composer).clear()
+            if self._editing:
+                await self._edited(event.text)
+            else:
+                composer.put("")
+                await self.ask(event.text)
+
+    async def on_composer_left(self) -> None:
+        if self.query_one(Welcome).display:
+            self.query_one(Welcome).enter()
+        else:
+            await self.action_step(-1)
+
+    async def on_welcome_chosen(self, event: Welcome.Chosen) -> None:
+        if not self.busy:
+            self.composer.focus()
             await self.ask(event.text)
+
+    def on_slash_menu_chosen(self, event: SlashMenu.Chosen) -> None:
+        self.composer.focus()
+        self.composer.choose(event.suggestion)
+
+    def on_chat_message_typed(self, event: ChatMessage.Typed) -> None:
+        self.composer.focus()
+        self.composer.insert(event.character)
+
+    def action_edit_outside(self) -> None:
+        from llamatui.app.tui.external_editor import edit_outside
+
+        try:
+            text = edit_outside(self.app, self.composer.text)
+        except LlamatuiError as error:
+            self.tell(error)
+        else:
+            if text != self.composer.text:
+                self.composer.put(text)
+
+    def tell(self, error: LlamatuiError) -> None:
+        """Shows what went wrong, and what to do."""
+        self.notify(
+            printable(f"{error.message}\n{error.hint}".rstrip()), severity="error", timeout=8, markup=False
+        )
+
+    # Going about in the messages.
+
+    @property
+    def message(self) -> Item | None:
+        """The one that has the focus."""
+        return self.focused.item if isinstance(self.focused, ChatMessage) else None
+
+    async def action_step(self, step: int) -> None:
+        """To the message before or after; from the composer, to the last one in view."""
+        transcript, at = self.transcript, self.message
+        if at is None:
+            index = transcript.last_in_view()
+        elif transcript.scroll_on(at, step):
+            return
+        else:
+            index = at.index + step
+        while 0 <= index < len(transcript.items) and transcript.items[index].turn is None:
+            index += step
+        if index >= len(transcript.items):
+            self.home.focus()
+        elif index >= 0:
+            await transcript.reveal(index)
+        self.refresh_bindings()
+
+    async def action_scroll_transcript(self, where: str) -> None:
+        await self.transcript.run_action(where)
+
+    def _index(self, item: Item | None) -> int:
+        """Of its turn, in the conversation."""
+        assert item is not None
+        assert item.turn is not None
+        assert self.conversation is not None
+        return self.conversation.tree.path.index(item.turn)
+
+    def action_edit_message(self) -> None:
+        """Brings the message into the composer."""
+        item = self.message
+        if item and item.turn:
+            self.edit(item.turn)
+
+    def edit(self, turn: "Turn") -> None:
+        _, draft = self._editing or (None, self.composer.text)
+        self._editing = turn, draft
+        composer = self.composer
+        composer.put(turn.message.content)
+        composer.border_title = (
+            " your message again: Enter sends it, Esc leaves it "
+            if turn.message.role == "user"
+            else " the model's words: Enter puts yours in their place, Esc leaves them "
+        )
+        composer.focus()
+        self.refresh_bindings()
+
+    def stop_editing(self) -> None:
+        if self._editing:
+            _, draft = self._editing
+            self._editing = None
+            self.composer.border_title = None
+            self.composer.put(draft)
+            self.refresh_bindings()
+
+    async def _edited(self, text: str) -> None:
+        assert self._editing is not None
+        assert self.conversation is not None
+        turn, _ = self._editing
+        self.stop_editing()
+        if turn not in self.conversation.tree.path:
+            return
+        if turn.message.content == text:
+            self.notify("It is as it was.")
+            return
+        self.conversation.edit(self.conversation.tree.path.index(turn), text)
+        if turn.message.role == "user":
+            await self._answer()
+        else:
+            await self.show()
+
+    async def action_retry_message(self) -> None:
+        """Another answer in the place of this one, or to this question."""
+        item, conversation = self.message, self.conversation
+        if item is None or item.turn is None or conversation is None:
+            return
+        index = self._index(item)
+        answer = index if item.kind == "assistant" else index + 1
+        if answer >= len(conversation.turns):
+            return
+        self.home.focus()
+        conversation.regenerate(answer)
+        await self._answer()
 
     async def action_regenerate(self) -> None:
         if self.busy or self.conversation is None or not self.conversation.turns:
             return
-        self._turning = True
-        try:
-            old = self.conversation.turns[-1]
-            self.conversation.regenerate()
-            self._question, widgets = self.query_one(Transcript).hide_answer()
-            self._replaced = old, widgets
-            await self._let_answer()
-        finally:
-            self._turning = False
+        self.stop_editing()
+        self.conversation.regenerate()
+        await self._answer()
+
+    async def action_resume(self) -> None:
+        """The last answer goes on."""
+        conversation = self.conversation
+        if self.busy or conversation is None or not conversation.turns:
+            return
+        self.stop_editing()
+        conversation.resume()
+        self.transcript.following = True
+        await self.show()
+        await self._answer(self.transcript.last_turn())
+
+    async def action_flip(self, step: int) -> None:
+        if self.message is not None:
+            await self._flip(self.message, step)
+
+    async def on_marks_flipped(self, event: Marks.Flipped) -> None:
+        if not self.busy:
+            await self._flip(event.item, event.step)
+
+    async def _flip(self, item: Item, step: int) -> None:
+        assert self.conversation is not None
+        if self.conversation.flip(self._index(item), step):
+            self.stop_editing()
+            await self.show()
+            await self.transcript.reveal(item.index)
+            self.refresh_bindings()
+
+    async def action_undo(self) -> None:
+        await self._go("undo")
+
+    async def action_redo(self) -> None:
+        await self._go("redo")
+
+    async def _go(self, way: str) -> None:
+        if self.busy or self.conversation is None:
+            return
+        tree = self.conversation.tree
+        if not (tree.undo() if way == "undo" else tree.redo()):
+            self.notify(f"There is nothing to {way}.")
+            return
+        self.stop_editing()
+        self.transcript.following = True
+        await self.show()
+        self._show_context()
+        self.home.focus()
+
+    # Copying.
+
+    def copy(self, text: str, what: str) -> None:
+        copy(self.app, text)
+        self.notify(f"{what} is in the clipboard.")
+
+    def action_copy_message(self) -> None:
+        if self.message:
+            self.copy(self.message.text, "The message")
+
+    def action_copy_code(self) -> None:
+        """The first code block of the message; again, the next one."""
+        if self.message:
+            self.copy_code(self.message)
+
+    def copy_code(self, item: Item) -> None:
+        blocks = code_blocks(item.text)
+        if not blocks:
+            self.notify("There is no code in this message.")
+            return
+        before = self._copied[1] if self._copied and self._copied[0] is item else -1
+        which = (before + 1) % len(blocks)
+        self._copied = item, which
+        number = f"Code block {which + 1} of {len(blocks)}" if len(blocks) > 1 else "The code"
+        self.copy(blocks[which], number)
+
+    # The rest.
 
     def action_system(self) -> None:
         if self.busy or self.conversation is None:
             return
 
-        async def saved(text: str | None) -> None:
-            assert self.conversation is not None
-            if text is None or text == self.conversation.system:
-                return
+        def saved(text: str | None) -> None:
+            if text is not None:
+                self.set_system(text)
+
+        self.app.push_screen(SystemDialog(self.conversation.system), saved)
+
+    def set_system(self, text: str) -> None:
+        assert self.conversation is not None
+        if text != self.conversation.system:
             self.conversation.system = text
-            said = (
+            self.notify(
                 "The system prompt holds from the next message on."
                 if text
                 else "There is no system prompt now."
             )
-            self.notify(said)
-
-        self.app.push_screen(SystemDialog(self.conversation.system), saved)
 
     async def action_new(self) -> None:
-        from llamatui.app.conversation import Conversation
-
-        old = self.conversation
-        if self.busy or old is None:
+        if self.busy or self.conversation is None or not self.conversation.turns:
             return
-        self._turning = True
-        try:
-            self.conversation = Conversation(old.model, old.system, context=self.options.context)
-            await self.query_one(Transcript).clear()
-        finally:
-            self._turning = False
-        self._show_transcript(False)
+        self.stop_editing()
+        self.conversation.clear()
+        await self.show()
         self._show_context()
-        self.query_one(Status).say("ready")
+        self.query_one(Status).say("ready · /undo brings the chat back")
         self.home.focus()
 
-    def _show_transcript(self, begun: bool) -> None:
-        self.query_one(Welcome).display = not begun
-        self.query_one(Transcript).display = begun
+    def action_home(self) -> None:
+        if self._editing and self.focused is self.home:
+            self.stop_editing()
+        super().action_home()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "home" and self._editing and not self.busy:
+            return True
+        if action in CHANGES and (self.busy or self.conversation is None):
+            return False
         if action in ("regenerate", "new"):
-            return bool(self.conversation and self.conversation.turns) and not self.busy
-        if action == "system":
-            return self.conversation is not None and not self.busy
+            return bool(self.conversation and self.conversation.turns)
+        if action == "flip":
+            return bool(self.message and self.message.version[1] > 1)
+        if action == "resume":
+            return self.message is not None and self.message is self.transcript.last_turn("assistant")
+        if action == "copy_code":
+            return self.message is not None and self.message.may_hold_code
         return super().check_action(action, parameters)
 
     def commands(self) -> Iterable[SystemCommand]:
         if self.conversation is None or self.busy:
             return
         yield SystemCommand("System prompt", "Say who the model shall be", self.action_system)
+        tree = self.conversation.tree
+        if tree.can_undo:
+            yield SystemCommand("Undo", "Back to the branch before", self.action_undo)
+        if tree.can_redo:
+            yield SystemCommand("Redo", "Undo the undo", self.action_redo)
         if self.conversation.turns:
-            yield SystemCommand("New chat", "Forget this one", self.action_new)
+            yield SystemCommand("New chat", "Undo brings this one back", self.action_new)
+            yield SystemCommand("Continue", "Let the last answer go on", self.action_resume)
             yield SystemCommand("Copy the last answer", "To the clipboard, as Markdown", self.action_copy)
 
     def action_copy(self) -> None:
-        if self.busy or self.conversation is None or not self.conversation.turns:
-            return
-        self.app.copy_to_clipboard(self.conversation.turns[-1].content)
-        self.notify("The answer is in the clipboard.")
+        if self.conversation is not None and self.conversation.turns:
+            self.copy(self.conversation.turns[-1].content, "The answer")
 
 
 def start(conversation: "Conversation", sampling: "Sampling", limits: "Limits") -> "Generation":

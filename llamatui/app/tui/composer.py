@@ -10,6 +10,9 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widgets import TextArea
 
+from llamatui.app.tui.slash import Suggestion, Values, is_command, message, suggestions
+from llamatui.app.tui.slash_menu import SlashMenu
+
 
 class Editor(TextArea):
     """Survives what Textual 8.2's own does not."""
@@ -26,13 +29,40 @@ class Editor(TextArea):
 
 
 class Composer(Editor):
-    """Ctrl+J is a newline in every terminal; Shift+Enter where the terminal tells it from Enter."""
+    """Ctrl+J is a newline in every terminal; Shift+Enter where the terminal tells it from Enter.
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "send")]
+    A slash begins a command only if it was typed, as the first character: what is pasted, or put here to be
+    edited, is a message whatever it looks like.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "submit", "send", id="chat.send"),
+        Binding("up", "leave_or_up", "messages", id="chat.messages"),
+        Binding("ctrl+g", "screen.edit_outside", "editor", id="chat.editor"),
+        Binding("pageup", "screen.scroll_transcript('page_up')", "scroll up", show=False, id="chat.page-up"),
+        Binding(
+            "pagedown",
+            "screen.scroll_transcript('page_down')",
+            "scroll down",
+            show=False,
+            id="chat.page-down",
+        ),
+        Binding(
+            "ctrl+home",
+            "screen.scroll_transcript('scroll_home')",
+            "first message",
+            show=False,
+            id="chat.first",
+        ),
+        Binding(
+            "ctrl+end", "screen.scroll_transcript('scroll_end')", "last message", show=False, id="chat.last"
+        ),
+    ]
     DEFAULT_CSS = """
     Composer, Composer:focus {
         height: auto; min-height: 2; max-height: 9; padding: 0 2; background: $background;
         border: none; border-top: solid $border-blurred; scrollbar-size-vertical: 1;
+        border-title-color: $accent; border-title-background: $background;
         & .text-area--cursor-line { background: transparent; }
     }
     Composer:focus { border-top: solid $accent; }
@@ -41,26 +71,97 @@ class Composer(Editor):
     @dataclass
     class Submitted(Message):
         text: str
+        command: bool
+        """Whether it is one, and no message."""
 
-    def __init__(self, placeholder: str) -> None:
+    class Left(Message):
+        """The cursor went up from the first line."""
+
+    def __init__(self, placeholder: str, menu: SlashMenu, values: Values) -> None:
+        """`values`: see `llamatui.app.tui.slash`."""
         super().__init__(placeholder=placeholder, highlight_cursor_line=False)
+        self._menu = menu
+        self._values = values
+        self._slash_typed = False
+        self._closed_at: str | None = None  # the text with which Esc closed the menu
+
+    @property
+    def is_command(self) -> bool:
+        return self._slash_typed and is_command(self.text)
+
+    def put(self, text: str, *, command: bool = False) -> None:
+        """Replaces the text, with the cursor behind it."""
+        self._slash_typed = command
+        self.text = text
+        self.move_cursor(self.document.end)
+        self._offer()
 
     def action_submit(self) -> None:
-        self.post_message(self.Submitted(self.text))
+        self._offer()
+        choice = self._menu.choice
+        if choice is not None and choice.text.strip() != self.text.strip():
+            self.put(choice.text, command=True)
+            if not choice.complete:
+                return
+        self._menu.offer([])
+        text = self.text
+        if self._slash_typed and not self.is_command:
+            text = message(text)
+        self.post_message(self.Submitted(text, self.is_command))
+
+    def choose(self, choice: Suggestion) -> None:
+        """Takes one from the menu."""
+        self.put(choice.text, command=True)
+        if choice.complete:
+            self.action_submit()
+
+    def _offer(self) -> None:
+        if not self.text.startswith("/"):
+            self._slash_typed = False
+        if self.text != self._closed_at:
+            self._closed_at = None
+        shown = self.is_command and self._closed_at is None
+        self._menu.offer(suggestions(self.text, self._values) if shown else [])
+
+    def on_text_area_changed(self) -> None:
+        self._offer()
 
     async def _on_key(self, event: events.Key) -> None:
         # Bindings come after keys that are still in the queue, priority bindings before them.
-        if event.key not in ("enter", "ctrl+j", "shift+enter"):
-            return
-        event.stop()
-        event.prevent_default()
-        if event.key == "enter":
-            self.action_submit()
+        if self._key(event):
+            event.stop()
+            event.prevent_default()
+        elif event.character == "/" and min(self.selection) == (0, 0):
+            self._slash_typed = True
+
+    def _key(self, event: events.Key) -> bool:
+        """Whether the key is done with."""
+        match event.key:
+            case "enter":
+                self.action_submit()
+            case "ctrl+j" | "shift+enter":
+                self.replace("\n", *self.selection, maintain_selection_offset=False)
+                self.scroll_cursor_visible()
+            case "up" | "down" if self._menu.is_open:
+                self._menu.move(-1 if event.key == "up" else 1)
+            case "tab" if self._menu.choice:
+                self.put(self._menu.choice.text, command=True)
+            case "escape" if self._menu.is_open:
+                self._closed_at = self.text
+                self._menu.offer([])
+            case _:
+                return False
+        return True
+
+    def action_leave_or_up(self) -> None:
+        if self.wrapped_document.location_to_offset(self.cursor_location).y == 0:
+            self.post_message(self.Left())
         else:
-            self.replace("\n", *self.selection, maintain_selection_offset=False)
-            self.scroll_cursor_visible()
+            self.action_cursor_up()
 
     async def _on_paste(self, event: events.Paste) -> None:
+        if min(self.selection) == (0, 0):
+            self._slash_typed = False
         # Terminals send a paste's line ends as carriage returns.
         text = event.text.replace("\r\n", "\n").replace("\r", "\n")
         await super()._on_paste(events.Paste(text))

@@ -1,6 +1,7 @@
 """What the command line hands over to the app."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,4 +29,6 @@ class Launch:
     overflow: "OverflowPolicy | None" = None
     """None: "stop" in the story room, "shift" in the chat room."""
     theme: str = "dark"
-    """"dark", "light", or any of Textual's."""
+    """"dark", "light", "contrast", or any of Textual's."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Keys for bindings, by their ids, as `keys.keymap_from` gives them."""

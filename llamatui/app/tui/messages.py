@@ -1,4 +1,4 @@
-"""What the loading thread tells the app."""
+"""What the errands thread tells the app."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,20 +7,33 @@ from textual.message import Message
 
 if TYPE_CHECKING:
     from llamatui.app.model import LoadedModel
+    from llamatui.app.tui.errands import Errand
+    from llamatui.backends.base import Backend
 
 
 @dataclass
-class LoadStep(Message):
-    """Loading got to another step."""
+class ErrandStep(Message):
+    """It got to another step."""
 
+    errand: "Errand"
     step: str
 
 
 @dataclass
+class ErrandFailed(Message):
+    errand: "Errand"
+    error: Exception
+
+
+@dataclass
 class ModelReady(Message):
+    errand: "Errand"
     model: "LoadedModel"
 
 
 @dataclass
-class LoadFailed(Message):
-    error: Exception
+class BackendReady(Message):
+    errand: "Errand"
+    model: "LoadedModel"
+    """Whose backend it is."""
+    backend: "Backend"

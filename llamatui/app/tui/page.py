@@ -1,18 +1,28 @@
-"""The page: a column of text that grows, wrapped as it comes, in the middle of whatever room there is."""
+"""The page: a column of tokens that grows, wrapped as it comes, in the middle of whatever room there is."""
 
-from bisect import bisect_left, bisect_right
-from typing import ClassVar
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
+from rich.cells import cell_len, split_graphemes
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
+from textual.binding import Binding, BindingType
 from textual.cache import LRUCache
-from textual.geometry import Size
+from textual.geometry import Region, Size
+from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
 
 from llamatui.app.tui.flow import Flow, printable
+from llamatui.app.tui.heat import heat, ramp_of
+
+if TYPE_CHECKING:
+    from llamatui.app.story import Token
 
 MEASURE = 72  # columns of text, about what a line of a book holds
 
@@ -20,25 +30,67 @@ MEASURE = 72  # columns of text, about what a line of a book holds
 class Page(ScrollView, can_focus=True):
     """Renders only the lines on the screen, and wraps only what was added.
 
-    Text has an author, "writer" or "model", each with a style of its own. While it grows, the page follows
-    its end, unless the reader scrolled up.
+    While it grows, the page follows its end, unless the reader scrolled up. A cursor may stand on a token.
     """
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"page--writer", "page--model", "page--caret"}
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "other_words", "other words", id="story.other"),
+        Binding("backspace,delete", "rewind", "rewind", key_display="⌫", id="story.rewind"),
+        Binding("backspace,delete", "take_back", "last token back", show=False, id="story.take-back"),
+        Binding("escape", "leave", "leave", id="story.leave"),
+        Binding("left", "step(-1)", "token before", show=False, id="story.left"),
+        Binding("right", "step(1)", "token behind", show=False, id="story.right"),
+        Binding("up", "line(-1)", "line above", show=False, id="story.up"),
+        Binding("down", "line(1)", "line below", show=False, id="story.down"),
+        Binding("home", "edge(-1)", "start of the line", show=False, id="story.home"),
+        Binding("end", "edge(1)", "end of the line", show=False, id="story.end"),
+        Binding("ctrl+home", "far(-1)", "first token", show=False, id="story.first"),
+        Binding("ctrl+end", "far(1)", "last token", show=False, id="story.last"),
+    ]
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "page--writer", "page--model", "page--caret", "page--forgotten", "page--cursor", "page--mark",
+    }  # fmt: skip
     DEFAULT_CSS = """
     Page {
         height: 1fr; overflow-x: hidden; scrollbar-size-vertical: 1;
         & > .page--writer { text-style: bold; }
         & > .page--model { color: $foreground 88%; }
+        & > .page--forgotten { color: $foreground 45%; }
         & > .page--caret { color: $accent; }
+        & > .page--mark { color: $text-muted; }
+        & > .page--cursor { background: $accent; color: $background; }
+        &:ansi > .page--forgotten { text-style: dim; }
+        &:ansi > .page--cursor { background: ansi_default; color: ansi_default; text-style: reverse; }
     }
     """
+
+    @dataclass
+    class CursorMoved(Message):
+        """It stands on another token, on none, or that token on another place of the screen."""
+
+        cursor: int | None
+
+    @dataclass
+    class Choose(Message):
+        """The reader wants another token in the place of the cursor's."""
+
+    @dataclass
+    class Rewind(Message):
+        """The story shall end before token `index`."""
+
+        index: int
 
     def __init__(self) -> None:
         super().__init__()
         self._flow = Flow(MEASURE)
-        self._parts: list[tuple[int, str]] = []  # where each author's words start
+        self._tokens: list[Token] = []
+        self._ends: list[int] = []  # where each token ends in the flow's text
+        self._cursor: int | None = None
+        self._column = 0  # where the cursor wants to be when it goes up and down
         self._writing = False
+        self._heat = False
+        self._forgotten = 0
+        self._marks: dict[Token, str] = {}
         # Every line but the last stays as it is while the page grows.
         self._rendered: LRUCache[int, Strip] = LRUCache(1024)
 
@@ -51,6 +103,12 @@ class Page(ScrollView, can_focus=True):
         return self._flow.text
 
     @property
+    def tokens(self) -> "Sequence[Token]":
+        return self._tokens
+
+    # What is on it.
+
+    @property
     def writing(self) -> bool:
         """Whether a caret shows that more is coming."""
         return self._writing
@@ -60,38 +118,94 @@ class Page(ScrollView, can_focus=True):
         self._writing = writing
         self.refresh()
 
-    def append(self, text: str, author: str) -> None:
-        if not self._parts or self._parts[-1][1] != author:
-            self._parts.append((len(self._flow.text), author))
-        changed = self._flow.append(printable(text)) + 1  # the page begins with an empty line
+    @property
+    def heat(self) -> bool:
+        """Whether tokens are coloured by how likely the model found them."""
+        return self._heat
+
+    @heat.setter
+    def heat(self, heat: bool) -> None:
+        self._heat = heat
+        self.redraw()
+
+    @property
+    def forgotten(self) -> int:
+        """Tokens at the front that the model no longer reads."""
+        return self._forgotten
+
+    @forgotten.setter
+    def forgotten(self, forgotten: int) -> None:
+        if forgotten != self._forgotten:
+            self._forgotten = forgotten
+            self.redraw()
+
+    def mark(self, token: "Token", label: str) -> None:
+        """Puts `label` into the margin of the line where `token` begins."""
+        self._marks[token] = label
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Shows what changed about tokens that are there."""
+        self._rendered.clear()
+        self.refresh()
+
+    def append(self, tokens: "Sequence[Token]") -> None:
+        texts = [printable(token.text) for token in tokens]
+        end = len(self._flow.text)
+        for text in texts:
+            end += len(text)
+            self._ends.append(end)
+        self._tokens += tokens
+        changed = self._flow.append("".join(texts)) + 1  # the page begins with an empty line
         for y in range(changed, len(self._flow) + 1):
             self._rendered.discard(y)
         self._resized()
         self.refresh_lines(changed, len(self._flow) + 1 - changed)
 
     def truncate(self, length: int) -> None:
-        """Keeps the first `length` characters of `text`."""
-        self._flow.truncate(length)
-        self._rendered.clear()
-        del self._parts[bisect_left(self._parts, (length, "")) :]
+        """Keeps the first `length` tokens."""
+        del self._tokens[length:]
+        del self._ends[length:]
+        self._flow.truncate(self._ends[-1] if self._ends else 0)
         self._resized()
-        self.refresh()
+        self.redraw()
+
+    def show(self, tokens: "Sequence[Token]") -> None:
+        """Shows these tokens; those at the front that are there already stay."""
+        pairs = enumerate(zip(self._tokens, tokens, strict=False))
+        same = next(
+            (i for i, (old, new) in pairs if old is not new),
+            min(len(self._tokens), len(tokens)),
+        )
+        if same < len(self._tokens):
+            self.truncate(same)
+        if same < len(tokens):
+            self.append(tokens[same:])
+        if self._cursor is not None:
+            if self._cursor >= len(tokens):
+                self.move_to(None)
+            else:
+                self.post_message(self.CursorMoved(self._cursor))
+
+    # Layout.
 
     def on_resize(self, event: events.Resize) -> None:
-        width = max(1, min(MEASURE, self._room))
+        width = max(1, min(MEASURE, self.size.width - 4))
         if width != self._flow.width:
             self._flow.resize(width)
         self._rendered.clear()
         self._resized()
+        if self._cursor is not None:
+            self.call_after_refresh(self._show_cursor)
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
         self._rendered.clear()
 
-    @property
-    def _room(self) -> int:
-        """Columns between the margins."""
-        return self.size.width - 4
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        super().watch_scroll_y(old_value, new_value)
+        if self._cursor is not None and round(old_value) != round(new_value):
+            self.post_message(self.CursorMoved(self._cursor))
 
     @property
     def _margin(self) -> int:
@@ -99,6 +213,149 @@ class Page(ScrollView, can_focus=True):
 
     def _resized(self) -> None:
         self.virtual_size = Size(self.size.width, len(self._flow) + 2)  # a line of air above and below
+
+    # The cursor.
+
+    @property
+    def cursor(self) -> int | None:
+        """The token that it stands on."""
+        return self._cursor
+
+    def move_to(self, cursor: int | None) -> None:
+        """Puts the cursor on a token, or takes it away."""
+        if cursor is not None:
+            cursor = self._visible(cursor)
+        if cursor == self._cursor:
+            return
+        self._cursor = cursor
+        self.redraw()
+        if cursor is not None:
+            self._column = self._place(cursor)[1]
+            self._show_cursor()
+        self.refresh_bindings()
+        self.post_message(self.CursorMoved(cursor))
+
+    def start_of(self, token: int) -> int:
+        """Where `token` begins in `text`."""
+        return self._ends[token - 1] if token else 0
+
+    def cursor_region(self) -> Region | None:
+        """Where the cursor is on the screen; None where it is not."""
+        if self._cursor is None:
+            return None
+        line, column = self._place(self._cursor)
+        y = line + 1 - self.scroll_offset.y
+        if not 0 <= y < self.size.height:
+            return None
+        width = max(len(printable(self._tokens[self._cursor].text).strip()), 1)
+        return Region(self.region.x + self._margin + column, self.region.y + y, width, 1)
+
+    def _visible(self, token: int) -> int | None:
+        """`token`, or what completes the character that it begins; None behind the end."""
+        while token < len(self._ends) and self._ends[token] == self.start_of(token):
+            token += 1
+        return token if token < len(self._ends) else None
+
+    def _place(self, token: int) -> tuple[int, int]:
+        """(line, column) of the first character of `token` that is no space."""
+        start, end = self.start_of(token), self._ends[token]
+        text = self._flow.text[start:end]
+        at = start + len(text) - len(text.lstrip()) if text.strip() else start
+        line = bisect_right(self._flow.starts, at) - 1
+        return line, cell_len(self._flow.text[self._flow.starts[line] : at])
+
+    def _at(self, line: int, column: int) -> int | None:
+        """The token that is shown there; at the end of the line, the last one on it."""
+        start, end = self._flow.line(line)
+        at = start + character(self._flow.text[start:end], column)
+        token = bisect_right(self._ends, max(min(at, end - 1), start))
+        return min(token, len(self._tokens) - 1) if self._tokens else None
+
+    def _show_cursor(self) -> None:
+        assert self._cursor is not None
+        line, _ = self._place(self._cursor)
+        self.scroll_to_region(Region(0, line, 1, 3), animate=False, force=True)  # with a line around it
+
+    def _put_in(self) -> bool:
+        """Puts the cursor on the last token on the screen, unless it is somewhere already."""
+        if self._cursor is not None or not self._tokens:
+            return False
+        last = min(self.scroll_offset.y + self.size.height - 2, len(self._flow) - 1)
+        token = self._at(max(last, 0), self._flow.width)
+        while token and self._ends[token] == self.start_of(token):
+            token -= 1
+        self.move_to(token)
+        return True
+
+    def action_step(self, step: int) -> None:
+        if self._put_in() or self._cursor is None:
+            return
+        to = self._cursor + step
+        while 0 <= to < len(self._ends) and self._ends[to] == self.start_of(to):
+            to += step
+        if to >= 0:
+            self.move_to(to if to < len(self._tokens) else None)
+
+    def action_line(self, step: int) -> None:
+        if self._put_in() or self._cursor is None:
+            return
+        column = self._column
+        line = self._place(self._cursor)[0] + step
+        while 0 <= line < len(self._flow):
+            to = self._at(line, column)
+            if to is not None and to != self._cursor:
+                self.move_to(to)
+                self._column = column
+                return
+            line += step
+
+    def action_edge(self, step: int) -> None:
+        if self._cursor is None:
+            self.action_scroll_home() if step < 0 else self.action_scroll_end()
+            return
+        line = self._place(self._cursor)[0]
+        self.move_to(self._at(line, 0 if step < 0 else self._flow.width))
+
+    def action_far(self, step: int) -> None:
+        if self._tokens:
+            last = len(self._tokens) - 1
+            self.move_to(0 if step < 0 else last)
+
+    def action_leave(self) -> None:
+        self.move_to(None)
+
+    def action_other_words(self) -> None:
+        self.post_message(self.Choose())
+
+    def action_rewind(self) -> None:
+        if self._cursor is not None:
+            self.post_message(self.Rewind(self._cursor))
+
+    def action_take_back(self) -> None:
+        self.post_message(self.Rewind(len(self._tokens) - 1))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action in ("other_words", "rewind"):
+            return self._cursor is not None
+        if action == "leave":
+            return self._cursor is not None and not self._writing
+        if action == "take_back":
+            return bool(self._tokens)
+        return True
+
+    def on_click(self, event: events.Click) -> None:
+        if event.chain > 1 or not self._tokens or self.text_selection is not None:
+            return
+        line = event.y + self.scroll_offset.y - 1
+        column = event.x - self._margin
+        if not 0 <= line < len(self._flow):
+            self.move_to(None)
+            return
+        start, end = self._flow.line(line)
+        inside = 0 <= column < max(cell_len(self._flow.text[start:end]), 1)
+        self.move_to(self._at(line, column) if inside else None)
+
+    # Rendering.
 
     def render_line(self, y: int) -> Strip:
         y += self.scroll_offset.y
@@ -116,25 +373,48 @@ class Page(ScrollView, can_focus=True):
         width = self.size.width
         if not 1 <= y <= len(self._flow):
             return Strip.blank(width, base)
-        segments = self._segments(*self._flow.line(y - 1))
+        start, end = self._flow.line(y - 1)
+        segments = self._segments(start, end)
         if self._writing and y == len(self._flow):
             segments.append(Segment("▌", self.get_component_rich_style("page--caret")))
         line = Strip(segments).apply_offsets(0, y)
         if (selection := self.text_selection) and (span := selection.get_span(y)):
             line = self._highlighted(line, *span)
-        return Strip([Segment(" " * self._margin, base), *line]).adjust_cell_length(width, base)
+        return Strip([self._margin_segment(y - 1, base), *line]).adjust_cell_length(width, base)
+
+    def _margin_segment(self, line: int, base: Style) -> Segment:
+        """What stands left of the text: the last mark of a token that begins on `line`."""
+        margin = self._margin
+        label = next((label for token, label in self._marks.items() if self._line_of(token) == line), "")
+        if not label or margin < 2:
+            return Segment(" " * margin, base)
+        text = (label if len(label) < margin else label[:1]).rjust(margin - 1)
+        return Segment(f"{text} ", self.get_component_rich_style("page--mark"))
+
+    def _line_of(self, token: "Token") -> int:
+        try:
+            return self._place(self._tokens.index(token))[0]
+        except ValueError:  # on another branch
+            return -1
 
     def _segments(self, start: int, end: int) -> list[Segment]:
-        """The text from `start` to `end`, cut where its author changes."""
-        text, parts = self._flow.text, self._parts
-        segments = []
-        part = bisect_right(parts, start, key=lambda p: p[0]) - 1
+        """The text from `start` to `end`, cut where its style changes."""
+        text = self._flow.text
+        segments: list[Segment] = []
+        index = bisect_right(self._ends, start)
+        styles = Styles(self)
         while start < end:
-            stop = min(end, parts[part + 1][0]) if part + 1 < len(parts) else end
-            segments.append(
-                Segment(text[start:stop], self.get_component_rich_style(f"page--{parts[part][1]}"))
-            )
-            start, part = stop, part + 1
+            stop, style = min(end, self._ends[index]), styles.of(index)
+            if segments and segments[-1].style is style:
+                segments[-1] = Segment(segments[-1].text + text[start:stop], style)
+            else:
+                segments.append(Segment(text[start:stop], style))
+            start, index = stop, index + 1
+        if self._cursor is not None and text[end : end + 1] in ("\n", ""):
+            # A newline is a token too, which nobody could see.
+            here = bisect_right(self._ends, end)
+            if here == self._cursor and self._tokens[here].text.lstrip(" ").startswith("\n"):
+                segments.append(Segment("↵", self.get_component_rich_style("page--cursor")))
         return segments
 
     def _highlighted(self, line: Strip, start: int, end: int) -> Strip:
@@ -156,3 +436,41 @@ class Page(ScrollView, can_focus=True):
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         lines = ["", *(self._flow.text[slice(*self._flow.line(y))] for y in range(len(self._flow)))]
         return selection.extract("\n".join(lines)), "\n"
+
+
+class Styles:
+    """What each token of a page looks like, now. The same look is the same object."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._of = page.get_component_rich_style
+        self._ramp = ramp_of(page) if page.heat else []
+        self._known: dict[tuple[str, int], Style] = {}
+
+    def of(self, index: int) -> Style:
+        token, page = self._page.tokens[index], self._page
+        if index == page.cursor:
+            return self._of("page--cursor")
+        author = "forgotten" if index < page.forgotten else token.author
+        level = 0
+        if self._ramp and token.record is not None and token.record.logprob is not None:
+            level = heat(math.exp(token.record.logprob))
+        style = self._known.get((author, level))
+        if style is None:
+            style = self._of(f"page--{author}")
+            if level:
+                style += self._ramp[level]
+            self._known[author, level] = style
+        return style
+
+
+def character(text: str, column: int) -> int:
+    """Index of the character of `text` that is shown in `column`; its length behind the end."""
+    if text.isascii():
+        return min(max(column, 0), len(text))
+    at = 0
+    for begin, _, size in split_graphemes(text)[0]:
+        if at + size > column:
+            return begin
+        at += size
+    return len(text)

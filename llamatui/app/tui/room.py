@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
 from textual.timer import Timer
 from textual.widget import Widget
-from textual.widgets import Footer, Input, TextArea
+from textual.widgets import Input, TextArea
 
-from llamatui.app.tui.bars import Header, Status
+from llamatui.app.tui.bars import Header, Keys, Status, one_line
 from llamatui.app.tui.error_screen import explain
 from llamatui.app.tui.launch import Launch, RoomName
-from llamatui.app.tui.runner import Run, Runner
+from llamatui.app.tui.runner import Piece, Run, Runner
 from llamatui.app.tui.sampling_panel import SamplingPanel
 
 if TYPE_CHECKING:
@@ -29,11 +29,13 @@ RATES_PER_SECOND = 4  # a number that changes faster cannot be read
 
 
 def swap_notice(generation: "Generation | None") -> str:
-    """What a reader should know about a text that two engines wrote; "" where they agree."""
+    """What a reader should know about a text that two backends wrote; "" if one did."""
     swap = generation.swap if generation else None
-    if swap is None or "q8_0" not in (swap.old, swap.new):
+    if swap is None:
         return ""
-    return f"{swap.new} took over from {swap.old} here: it rounds a little differently."
+    if swap.reread:
+        return f"{swap.new} took over from {swap.old} here. It rounds differently, so it read the text again."
+    return f"{swap.new} took over from {swap.old} here, and went on from what it had read."
 
 
 class Room(Screen[None]):
@@ -49,18 +51,19 @@ class Room(Screen[None]):
     """What the status says when a generation ends; subclasses add "eos"."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "stop", "stop"),
-        Binding("escape", "home", "back"),
-        Binding("f1", "toggle_help", "help", show=False),
+        Binding("escape", "stop", "stop", id="app.stop"),
+        Binding("escape", "home", "back", id="app.back"),
+        Binding("f1", "toggle_help", "help", show=False, id="app.help"),
     ]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 (Textual's own type)
     DEFAULT_CSS = """
     Room {
         & #body { height: 1fr; }
         & #main { width: 1fr; height: 1fr; }
-        &.-narrow SamplingPanel { display: none; }
-        &.-panel-open SamplingPanel { display: block; }
-        &.-panel-closed SamplingPanel { display: none; }
+        & #side { width: 34; height: 1fr; border-left: solid $border-blurred; scrollbar-size-vertical: 1; }
+        &.-narrow #side { display: none; }
+        &.-side-open #side { display: block; }
+        &.-side-closed #side { display: none; }
         & Footer { padding: 0 2; }
     }
     """
@@ -75,12 +78,25 @@ class Room(Screen[None]):
         """What happens until there is a model."""
         self._turning = False  # between two states: turns and widgets are being added or recorded
         self._rate_shown = 0.0
+        self._soon = ""  # what is on its way beside what the room does
         self._ticker: Timer | None = None
 
     # What a subclass fills in.
 
     def compose_main(self) -> ComposeResult:
         """The widgets of the main column."""
+        raise NotImplementedError
+
+    def compose_side(self) -> ComposeResult:
+        """The widgets of the side column, which narrow screens hide until it is asked for."""
+        yield SamplingPanel(self.options.sampling)
+
+    def question(self) -> "tuple[list[int], frozenset[int]] | None":
+        """(prompt, stop ids) of what the model would say now; None where there is nothing to go on from."""
+        raise NotImplementedError
+
+    async def accept(self, pieces: list[Piece]) -> None:
+        """Takes over how the model went on from `question` in the split view."""
         raise NotImplementedError
 
     @property
@@ -120,29 +136,38 @@ class Room(Screen[None]):
         with Horizontal(id="body"):
             with Vertical(id="main"):
                 yield from self.compose_main()
-            yield SamplingPanel(self.options.sampling)
+            with VerticalScroll(id="side", can_focus=False):
+                yield from self.compose_side()
         yield Status()
-        yield Footer(show_command_palette=False, compact=True)
+        yield Keys(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
         self._ticker = self.set_interval(1 / FRAMES_PER_SECOND, self._tick, pause=True)
         if self.model is None:
-            self.query_one(Header).show(Path(self.options.model).stem)
+            self.query_one(Header).show(one_line(Path(self.options.model).stem))
             self.query_one(Status).say(self.announced)
 
     def show_step(self, step: str) -> None:
+        """How far the room's first model is."""
         self.query_one(Status).say(f"{self.announced}: {step}")
 
+    def show_soon(self, text: str) -> None:
+        """What is on its way beside what the room does; "" for nothing."""
+        self._soon = text
+        self.show_engine()
+
     def open(self, model: "LoadedModel") -> None:
-        """Lets the room begin with `model`.
+        """Lets the room begin with `model`, or go on with it.
 
         Raises:
             ModelError: It is none for this room.
         """
+        assert not self.busy
         self.opened(model)
-        self.model = model
+        before, self.model = self.model, model
+        self.query_one(Header).show_rate(0)
         self.show_engine()
-        self.query_one(Status).say("ready")
+        self.query_one(Status).say(f"{one_line(model.name)} is open" if before else "ready")
         self._show_context()
         self.refresh_bindings()
 
@@ -151,9 +176,9 @@ class Room(Screen[None]):
         assert self.model is not None
         backend = self.model.backend
         threads = f"{backend.threads} thread{'s' if backend.threads != 1 else ''}"
-        soon = f" · compiling {backend.preparing}" if backend.preparing else ""
+        soon = self._soon or (f"compiling {backend.preparing}" if backend.preparing else "")
         for header in self.query(Header):  # none is left when the app closes
-            header.show(f"{self.model.name} · {backend.name} · {threads}", soon)
+            header.show(one_line(self.model.name), (backend.name, threads), soon)
 
     def announce(self, text: str) -> None:
         """Says what follows as soon as the model is ready."""
@@ -164,12 +189,17 @@ class Room(Screen[None]):
     def busy(self) -> bool:
         return self.run is not None or self._turning
 
-    def generate(self, start: "Callable[[], Generation]") -> None:
-        """Starts a generation on the inference thread; `receive` and `finished` follow."""
+    def generate(
+        self, start: "Callable[[], Generation]", until: "Callable[[str, str], bool] | None" = None
+    ) -> None:
+        """Starts a generation on the inference thread; `receive` and `finished` follow.
+
+        `until(text so far, piece)`: whether to stop before that piece.
+        """
         assert self.run is None
         assert self.model is not None
         assert self._ticker is not None
-        self.run = Run(start, self.model.tokenizer)
+        self.run = Run(start, self.model.tokenizer, until)
         self.runner.submit(self.run)
         self.query_one(Status).say("reading")
         self._ticker.resume()
@@ -215,13 +245,14 @@ class Room(Screen[None]):
             self.query_one(Status).say(f"reading {generation.processed}/{unread}")
         elif self.run is not None:
             self.query_one(Status).say("writing")
-        self.query_one(Header).show_rate(generation.rate)
+        self.query_one(Header).show_rate(generation.rate, generation.timings.ttft_s)
         self.query_one(SamplingPanel).show_seed(generation.sampler.seed)
-        self._show_context(generation.dropped_tokens)
+        self._show_context(generation.dropped_tokens, generation.limits.overflow)
 
-    def _show_context(self, dropped: int = 0) -> None:
-        if self.session is not None:
-            self.query_one(Status).show_context(len(self.session.tokens), self.session.context, dropped)
+    def _show_context(self, dropped: int = 0, policy: str = "") -> None:
+        session = self.session
+        if session is not None:
+            self.query_one(Status).show_context(len(session.tokens), session.context, dropped, policy)
 
     @property
     def typing(self) -> bool:
@@ -246,18 +277,21 @@ class Room(Screen[None]):
             return not self.busy and self.focused is not self.home
         return True
 
+    def on_sampling_panel_changed(self, event: SamplingPanel.Changed) -> None:
+        """What the panel says holds from the next token on; a seed, from the next generation on."""
+        if self.run is not None and self.run.generation is not None:
+            self.run.generation.sampler.settings = event.sampling
+
     def action_toggle_sampling(self) -> None:
-        panel = self.query_one(SamplingPanel)
-        shown = panel.display
-        self.set_class(not shown, "-panel-open")
-        self.set_class(shown, "-panel-closed")
+        shown = self.query_one("#side").display
+        self.set_class(not shown, "-side-open")
+        self.set_class(shown, "-side-closed")
         if shown:
             self.home.focus()
         else:
-            panel.query_one("#temperature").focus()
+            self.query_one("#temperature").focus()
 
     def action_toggle_help(self) -> None:
-        if self.query("HelpPanel"):
-            self.app.action_hide_help_panel()
-        else:
-            self.app.action_show_help_panel()
+        from llamatui.app.tui.help_screen import HelpScreen
+
+        self.app.push_screen(HelpScreen(self))

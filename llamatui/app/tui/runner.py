@@ -1,13 +1,14 @@
 """The inference thread, and what a screen sees of it.
 
-One thread does everything, loading included: a session belongs to one thread at a time, and OpenMP keeps
-a pool of workers per calling thread. The thread appends to a deque that the screen drains 30 times a second;
-a call into the event loop per token would cost 95 % of the speed.
+One thread generates: a session belongs to one thread at a time, and OpenMP keeps a pool of workers per
+calling thread. Other runners, beside it, open models and read headers. The thread appends to a deque that the
+screen drains 30 times a second; a call into the event loop per token would cost 95 % of the speed.
 """
 
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -15,6 +16,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from llamatui.app.engine import Generation, TokenRecord
     from llamatui.tokenizers.base import Tokenizer
+
+LONGEST_CHARACTER = 4  # bytes, in UTF-8
+BATCHES_PER_SECOND = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +40,16 @@ class Run:
         error: What ended it, unless it ended well.
     """
 
-    def __init__(self, start: "Callable[[], Generation]", tokenizer: "Tokenizer") -> None:
+    def __init__(
+        self,
+        start: "Callable[[], Generation]",
+        tokenizer: "Tokenizer",
+        until: "Callable[[str, str], bool] | None" = None,
+    ) -> None:
+        """`until(text so far, piece)`: whether to stop before that piece."""
         self._start = start
         self._tokenizer = tokenizer
+        self._until = until
         self._fresh: deque[Piece] = deque()
         self._cancelled = threading.Event()
         self._done = threading.Event()
@@ -53,9 +64,17 @@ class Run:
             self.generation = generation = self._start()
             if self._cancelled.is_set():  # before there was a generation to cancel
                 generation.cancel()
-            decoder = StreamDecoder(self._tokenizer, after=generation.prompt[-1])
+            decoder = StreamDecoder(self._tokenizer)
+            for token in generation.prompt[-LONGEST_CHARACTER:]:
+                decoder.push(token)  # a character may have begun there
+            so_far = ""
             for record in generation:
                 text = decoder.push(record.id)
+                if self._until is not None:
+                    if self._until(so_far, text):
+                        generation.stop()
+                        continue
+                    so_far += text
                 self._fresh.append(Piece(record, text, decoder.pending))
         except Exception as error:  # shown in the transcript; the app goes on
             self.error = error
@@ -84,6 +103,53 @@ class Run:
             end -= 1
         return self.pieces[:end]
 
+    @property
+    def done(self) -> bool:
+        return self._done.is_set()
+
+
+class Scoring:
+    """What the model thinks of words that are there: asked by a screen, answered on the inference thread.
+
+    Attributes:
+        cancelled: Whether nobody wants to know any longer.
+    """
+
+    def __init__(
+        self,
+        score: "Callable[[], Iterator[TokenRecord]]",
+        tell: "Callable[[list[TokenRecord], bool, Exception | None], object]",
+    ) -> None:
+        """`tell(records since the last call, whether that was all, error)` runs on the inference thread."""
+        self._score = score
+        self._tell = tell
+        self.cancelled = False
+        self.done = False
+
+    def __call__(self) -> None:
+        fresh: list[TokenRecord] = []
+        told = time.monotonic()
+        failed = None
+        try:
+            if self.cancelled:
+                return
+            for record in self._score():
+                if self.cancelled:
+                    return
+                fresh.append(record)
+                if time.monotonic() - told > 1 / BATCHES_PER_SECOND:
+                    self._tell(fresh, False, None)
+                    fresh, told = [], time.monotonic()
+        except Exception as error:  # shown by the screen; the app goes on
+            failed = error
+        finally:
+            self.done = True
+            if not self.cancelled:
+                self._tell(fresh, True, failed)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
 
 class Closing(Exception):  # noqa: N818 (no error)
     """Raised inside a job to leave it, because the app is closing."""
@@ -92,21 +158,22 @@ class Closing(Exception):  # noqa: N818 (no error)
 class Runner:
     """Runs jobs one after another on a thread of its own, which starts with the first job."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "inference") -> None:
+        self._name = name
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
-        self._current: Run | None = None
+        self._open: list[Run | Scoring] = []  # what may have to be cancelled
 
     def submit(self, job: Callable[[], None]) -> None:
         """`job` handles its own errors; only `Closing` may leave it."""
         if self._closing.is_set():
             return
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="inference")
+            self._thread = threading.Thread(target=self._work, name=self._name)
             self._thread.start()
-        if isinstance(job, Run):
-            self._current = job
+        if isinstance(job, Run | Scoring):
+            self._open = [*(other for other in self._open if not other.done), job]
         self._jobs.put(job)
 
     def check(self) -> None:
@@ -117,8 +184,8 @@ class Runner:
     def close(self) -> None:
         """Cancels what is under way and waits for the thread to end."""
         self._closing.set()
-        if self._current is not None:
-            self._current.cancel()
+        for job in self._open:
+            job.cancel()
         if self._thread is not None:
             self._jobs.put(None)
             self._thread.join()

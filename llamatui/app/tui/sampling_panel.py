@@ -1,11 +1,11 @@
-"""Temperature, top-p and seed; what they say holds from the next generation on."""
+"""Temperature and the rest as fields; what they say holds from the next token on."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import events, on
 from textual.app import ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.message import Message
@@ -14,27 +14,55 @@ from textual.validation import Function, Number
 from textual.widget import Widget
 from textual.widgets import Input, Label
 
+from llamatui.app.sampling import MAX_SEED
 from llamatui.errors import UsageError
 
 if TYPE_CHECKING:
     from llamatui.app.sampling import Sampling
 
-MAX_TEMPERATURE = 100.0  # as Sampling has it
-MAX_SEED = (1 << 64) - 1
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How a field of `Sampling` is shown."""
+
+    label: str
+    step: float
+    off: str
+    """What to say where it changes nothing, "" where it always changes something."""
+    off_at: tuple[float, ...]
+    meaning: str
+    """In two lines of the panel."""
+
+
+SETTINGS = {
+    "temperature": Setting("temperature", 0.05, "greedy", (0,), "higher is bolder;\n0 takes the likeliest"),
+    "top_p": Setting("top-p", 0.05, "off", (0, 1), "from the likeliest that\ntogether hold this much"),
+    "top_k": Setting("top-k", 1, "off", (0,), "from this many likeliest\n"),
+    "min_p": Setting("min-p", 0.01, "off", (0,), "none below this part of\nthe likeliest one's chance"),
+    "repeat_penalty": Setting("repeat penalty", 0.05, "off", (1,), "above 1: less of what\nwas said lately"),
+}
+HINT = "↑ ↓ or the wheel change it,\nfrom the next word on"
+SEED_HINT = "the same seed gives\nthe same words"
 
 
 class Field(Input):
-    """A number that also goes up and down with the arrow keys."""
+    """A number that also goes up and down with the arrow keys and the mouse wheel.
 
-    BINDINGS: ClassVar[list[BindingType]] = [("up", "step(1)", "more"), ("down", "step(-1)", "less")]
+    `Sampling` decides what makes sense.
+    """
 
-    def __init__(self, name: str, sampling: "Sampling", high: float, step: float) -> None:
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "step(1)", "more", show=False, id="sampling.more"),
+        Binding("down", "step(-1)", "less", show=False, id="sampling.less"),
+    ]
+
+    def __init__(self, name: str, sampling: "Sampling") -> None:
         self._exact: float = getattr(sampling, name)
         self._text = f"{self._exact:g}"
-        self._key, self._sampling, self._high, self._step = name, sampling, high, step
+        self._key, self._sampling = name, sampling
         super().__init__(
-            self._text, id=name, type="number", compact=True, validators=[Function(self._sensible)],
-            max_length=12,
+            self._text, id=name, type="integer" if name == "top_k" else "number", compact=True,
+            validators=[Function(self._sensible)], max_length=12,
         )  # fmt: skip
 
     @property
@@ -42,14 +70,19 @@ class Field(Input):
         """What the text says; where that is rounded, what it was rounded from."""
         return self._exact if self.value == self._text else float(self.value)
 
+    @property
+    def note(self) -> str:
+        """ "off" where the number changes nothing."""
+        setting = SETTINGS[self._key]
+        return setting.off if self.value and self.is_valid and self.number in setting.off_at else ""
+
     def put_in(self, sampling: "Sampling", number: float) -> "Sampling":
         """
         Raises:
             UsageError: The number is out of its range.
         """
-        if self._key == "temperature":
-            return replace(sampling, temperature=number)
-        return replace(sampling, top_p=number)
+        value: Any = int(number) if self._key == "top_k" else number
+        return replace(sampling, **{self._key: value})
 
     def _sensible(self, text: str) -> bool:
         try:
@@ -59,14 +92,39 @@ class Field(Input):
         return True
 
     def action_step(self, direction: int) -> None:
-        value = self.number if self.value and self.is_valid else 0.0
-        self.value = f"{round(min(max(value + direction * self._step, 0), self._high), 5):g}"
+        """To the next multiple of the step, unless that makes no sense."""
+        step = SETTINGS[self._key].step
+        steps = (self.number if self.value and self.is_valid else 0.0) / step
+        nearest = round(steps)
+        if abs(steps - nearest) > 1e-6 and (nearest > steps) == (direction > 0):
+            stepped = nearest  # the number stands between two
+        else:
+            stepped = nearest + direction
+        text = f"{round(stepped * step, 5):g}"
+        if self._sensible(text):
+            self.value = text
+
+    # Only where the focus is: who scrolls past must not change anything.
+
+    def _on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        if self.has_focus:
+            event.stop()
+            event.prevent_default()
+            self.action_step(1)
+
+    def _on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        if self.has_focus:
+            event.stop()
+            event.prevent_default()
+            self.action_step(-1)
 
 
 class Lock(Widget, can_focus=True):
     """Whether the seed stays, so that the same words come again."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [("space,enter", "turn", "keep or renew the seed")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space,enter", "turn", "keep or renew the seed", show=False, id="sampling.lock")
+    ]
     DEFAULT_CSS = """
     Lock { height: 1; width: auto; color: $text-muted; pointer: pointer; }
     Lock:focus { text-style: reverse; }
@@ -77,6 +135,10 @@ class Lock(Widget, can_focus=True):
     @dataclass
     class Toggled(Message):
         locked: bool
+
+    def __init__(self, locked: bool) -> None:
+        super().__init__()
+        self.set_reactive(Lock.locked, locked)
 
     def render(self) -> Content:
         if self.locked:
@@ -94,83 +156,135 @@ class Lock(Widget, can_focus=True):
         self.action_turn()
 
 
+class Seed(Vertical):
+    """The seed, and whether it stays. `seed` is the one to begin with: 0 for a new one."""
+
+    DEFAULT_CSS = """
+    Seed {
+        height: auto;
+        & Horizontal { height: 1; }
+        & Horizontal > Label { width: 16; color: $text-muted; }
+        & Input { width: 1fr; background: $background; }
+        & Input:focus { background: $surface; }
+        & Input.-invalid { color: $text-error; }
+    }
+    """
+
+    @dataclass
+    class Changed(Message):
+        seed: int
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+        self._shown = 0
+
+    def compose(self) -> ComposeResult:
+        with Horizontal():
+            yield Label("seed")
+            yield Input(
+                str(self.seed or ""), id="seed", placeholder="random", compact=True, restrict="[0-9]*",
+                max_length=20, validators=[Number(1, MAX_SEED)], valid_empty=True,
+            )  # fmt: skip
+        yield Lock(self.seed != 0)
+
+    def show(self, seed: int) -> None:
+        """Tells once which seed is in use; with the lock open, the next one is another."""
+        field = self.query_one(Input)
+        if seed == self._shown or field.has_focus or self.query_one(Lock).locked:
+            return
+        self._shown = seed
+        with self.prevent(Input.Changed):
+            field.value = str(seed)
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Who types a seed wants that one."""
+        event.stop()
+        if event.input.is_valid:
+            self.query_one(Lock).locked = bool(event.value)
+            self._set(int(event.value or 0))
+
+    def on_lock_toggled(self, event: Lock.Toggled) -> None:
+        event.stop()
+        field = self.query_one(Input)
+        if event.locked and not (field.value and field.is_valid):
+            self.query_one(Lock).locked = False
+            field.focus()
+            return
+        self._set(int(field.value) if event.locked else 0)
+
+    def _set(self, seed: int) -> None:
+        self.seed = seed
+        self.post_message(self.Changed(seed))
+
+
 class SamplingPanel(Vertical):
     """The settings as fields. `sampling` is what they last said that made sense."""
 
     DEFAULT_CSS = """
     SamplingPanel {
-        width: 32; padding: 1 2 0 2; border-left: solid $border-blurred; height: 1fr;
-        & Horizontal { height: 1; }
-        & .title { text-style: bold; margin-bottom: 1; }
-        & Horizontal > Label { width: 14; color: $text-muted; }
-        & Horizontal > Input { width: 1fr; background: $background; }
-        & Horizontal > Input:focus { background: $surface; }
-        & Horizontal > Input.-invalid { color: $error; }
-        & Lock { margin: 0 0 1 0; }
-        & .hint { color: $text-disabled; width: 1fr; }
+        width: 1fr; padding: 1 2 0 2; height: auto;
+        & .title { text-style: bold; }
+        & .setting { height: 1; }
+        & .setting > .label { width: 16; color: $text-muted; }
+        & .setting > .note { width: auto; color: $text-disabled; }
+        & Field { width: 1fr; background: $background; }
+        & Field:focus { background: $surface; }
+        & Field.-invalid { color: $text-error; }
+        & .hint { color: $text-disabled; width: 1fr; height: 2; }
     }
     """
+
+    @dataclass
+    class Changed(Message):
+        sampling: "Sampling"
 
     def __init__(self, sampling: "Sampling") -> None:
         super().__init__()
         self.sampling = sampling
-        self._seed_shown = 0
 
     def compose(self) -> ComposeResult:
         yield Label("sampling", classes="title")
-        with Horizontal():
-            yield Label("temperature")
-            yield Field("temperature", self.sampling, MAX_TEMPERATURE, 0.05)
-        with Horizontal():
-            yield Label("top-p")
-            yield Field("top_p", self.sampling, 1.0, 0.05)
-        with Horizontal():
-            yield Label("seed")
-            seed = str(self.sampling.seed or "")
-            yield Input(
-                seed, id="seed", placeholder="random", compact=True, restrict="[0-9]*", max_length=20,
-                validators=[Number(1, MAX_SEED)], valid_empty=True,
-            )  # fmt: skip
-        yield Lock()
-        yield Label("↑ ↓ change the value\nfor the next words", classes="hint")
-
-    def on_mount(self) -> None:
-        self.query_one(Lock).set_reactive(Lock.locked, self.sampling.seed != 0)
+        for name, setting in SETTINGS.items():
+            with Horizontal(classes="setting"):
+                yield Label(setting.label, classes="label")
+                field = Field(name, self.sampling)
+                yield field
+                yield Label(field.note, classes="note")
+        yield Seed(self.sampling.seed)
+        yield Label(HINT, classes="hint")
 
     def show_seed(self, seed: int) -> None:
-        """Tells once which seed is in use; with the lock open, the next one is another."""
-        field = self.query_one("#seed", Input)
-        if seed == self._seed_shown or field.has_focus or self.query_one(Lock).locked:
-            return
-        self._seed_shown = seed
-        with self.prevent(Input.Changed):
-            field.value = str(seed)
+        """Tells which seed is in use."""
+        self.query_one(Seed).show(seed)
 
     @on(Input.Changed, "Field")
     def _number_changed(self, event: Input.Changed) -> None:
         event.stop()
-        assert isinstance(event.input, Field)
-        if event.input.value and event.input.is_valid:
-            self.sampling = event.input.put_in(self.sampling, event.input.number)
+        field = event.input
+        assert isinstance(field, Field)
+        assert field.parent is not None
+        field.parent.query_one(".note", Label).update(field.note)
+        if field.value and field.is_valid:
+            self._set(field.put_in(self.sampling, field.number))
 
-    @on(Input.Changed, "#seed")
-    def _seed_changed(self, event: Input.Changed) -> None:
-        """Who types a seed wants that one."""
+    def on_seed_changed(self, event: Seed.Changed) -> None:
         event.stop()
-        if event.input.is_valid:
-            self.query_one(Lock).locked = bool(event.value)
-            self.sampling = replace(self.sampling, seed=int(event.value or 0))
+        self._set(replace(self.sampling, seed=event.seed))
 
-    def on_lock_toggled(self, event: Lock.Toggled) -> None:
+    def _set(self, sampling: "Sampling") -> None:
+        if sampling != self.sampling:
+            self.sampling = sampling
+            self.post_message(self.Changed(sampling))
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        name = event.widget.id or ""
+        meaning = SETTINGS[name].meaning if name in SETTINGS else SEED_HINT
+        self.query_one(".hint", Label).update(meaning)
+
+    def on_descendant_blur(self) -> None:
+        self.query_one(".hint", Label).update(HINT)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        seed = self.query_one("#seed", Input).value
-        if event.locked and not seed:
-            self.query_one(Lock).locked = False
-            self.query_one("#seed").focus()
-            return
-        self.sampling = replace(self.sampling, seed=int(seed) if event.locked else 0)
-
-    def on_key(self, event: events.Key) -> None:
-        if event.key == "enter":
-            event.stop()
-            self.screen.focus_next()
+        self.screen.focus_next()

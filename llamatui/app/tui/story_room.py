@@ -1,112 +1,37 @@
 """The story room: a page that two write on, the model and you."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import events, on
+from textual import on
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
-from textual.message import Message
 from textual.widget import Widget
-from textual.widgets import Input, Static
+from textual.widgets import Input
 
+from llamatui.app.tui.alternatives import Alternatives
 from llamatui.app.tui.bars import Status
-from llamatui.app.tui.error_screen import explain
-from llamatui.app.tui.flow import printable
+from llamatui.app.tui.branches import Branches
+from llamatui.app.tui.clipboard import copy
+from llamatui.app.tui.heat import Legend
+from llamatui.app.tui.insight import Insight, Scored
 from llamatui.app.tui.launch import Launch
+from llamatui.app.tui.openings import CHOICES, OPENINGS, Opening, Openings, WritingLine
 from llamatui.app.tui.page import Page
-from llamatui.app.tui.room import Room, swap_notice
-from llamatui.app.tui.runner import Run, Runner
-from llamatui.app.tui.sampling_panel import SamplingPanel
+from llamatui.app.tui.page_editor import Desk, smallest_change
+from llamatui.app.tui.room import Room
+from llamatui.app.tui.runner import Piece, Run, Runner
+from llamatui.app.tui.story_side import StorySide
+from llamatui.app.tui.telling import Telling
 from llamatui.errors import LlamatuiError
 
 if TYPE_CHECKING:
     from llamatui.app.engine import Session
     from llamatui.app.model import LoadedModel
-    from llamatui.app.tui.story import Story
+    from llamatui.app.story import Story
 
-OPENINGS = (
-    "Once upon a time, there was a little dog named Max.",
-    "Lily and Tom found a small box under the big tree.",
-    "It was late at night. All the toys in the box woke up.",
-)
-CHOICES = frozenset(str(n) for n in range(1, len(OPENINGS) + 1))
-
-
-class Opening(Horizontal):
-    """One of the openings; a click takes it."""
-
-    DEFAULT_CSS = """
-    Opening {
-        width: 72; max-width: 100%; height: auto; padding: 0 2; pointer: pointer;
-        &:hover { background: $surface; }
-        & .number { width: 3; color: $accent; text-style: bold; }
-        & .text { width: 1fr; }
-    }
-    """
-
-    @dataclass
-    class Chosen(Message):
-        text: str
-
-    def __init__(self, number: int, text: str) -> None:
-        super().__init__(Static(str(number), classes="number"), Static(text, classes="text"))
-        self._text = text
-
-    def on_click(self) -> None:
-        self.post_message(self.Chosen(self._text))
-
-
-class Openings(VerticalScroll):
-    """The empty page: what one can do here."""
-
-    DEFAULT_CSS = """
-    Openings {
-        align: center middle; height: 1fr; scrollbar-size-vertical: 1;
-        & > Static { width: 72; max-width: 100%; height: auto; padding: 0 2; }
-        & .title { text-style: bold; margin-bottom: 1; }
-        & .hint { color: $text-muted; margin-top: 1; }
-    }
-    """
-
-    def compose(self) -> ComposeResult:
-        yield Static("A blank page. How does the story begin?", classes="title")
-        for number, text in enumerate(OPENINGS, 1):
-            yield Opening(number, text)
-        yield Static("Press 1, 2 or 3, or write a beginning of your own below.", classes="hint")
-
-
-class WritingLine(Input):
-    """Where the writer's words come from."""
-
-    DEFAULT_CSS = """
-    WritingLine, WritingLine:focus {
-        border: none; border-top: solid $border-blurred; background: $background; height: 2; padding: 0 2;
-        background-tint: transparent;
-    }
-    WritingLine:focus { border-top: solid $accent; }
-    """
-
-    shortcuts: frozenset[str] = frozenset()
-    """Keys that are not letters while the line is empty."""
-
-    @dataclass
-    class Shortcut(Message):
-        key: str
-
-    async def _on_key(self, event: events.Key) -> None:
-        if event.key in self.shortcuts and not self.value:
-            event.stop()
-            event.prevent_default()
-            self.post_message(self.Shortcut(event.key))
-
-    def _on_paste(self, event: events.Paste) -> None:
-        # An Input keeps only the first line.
-        event.stop()
-        event.prevent_default()
-        super()._on_paste(events.Paste(" ".join(filter(None, event.text.splitlines()))))
+NUMBERS = "1234567890"
 
 
 class StoryRoom(Room):
@@ -115,51 +40,89 @@ class StoryRoom(Room):
     NAME = "story"
     AUTO_FOCUS = "WritingLine"
     HELP = """
-You begin, the model goes on, and you may write along at any time.
+You begin, the model goes on, and you may write along at any time. Nothing is ever lost: what is taken back or
+written anew stays on a branch of its own.
 
-- **space** goes on where the story stopped
-- **r** takes the model's last words back and tries others
-- **enter** lets you write what happens next, **esc** leaves the line
-- **esc** stops the model; what it wrote stays
-- **s** shows temperature, top-p and seed
+- **space** goes on to the end, **.** by one sentence; **esc** stops the model, and what it wrote stays
+- **r** takes the model's last words back and tries others; **[** and **]** flip between the versions
+- **enter** lets you write what happens next, **e** edits the page itself
+- **u** undoes, **shift+u** redoes
+- **arrows** or a **click** put a cursor on a token and show what else could stand there: a **digit**,
+  **enter** or a click takes one, and the story goes on from it; **⌫** ends the story before the cursor
+- **h** colours each token by how likely the model found it
+- **m** sets memory and the author's note, which the model reads beside the page
+- **x** saves the story as a file, **y** copies it, **n** begins another one
+- **s** shows the branches, temperature, top-p and seed
 """
-    REASONS: ClassVar[dict[str, str]] = {**Room.REASONS, "eos": "the end"}
+    REASONS: ClassVar[dict[str, str]] = {**Room.REASONS, "eos": "the end", "stop": "a sentence"}
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "continue", "continue"),
-        Binding("r", "retry", "retry"),
-        Binding("enter", "write", "write"),
-        Binding("n", "new", "new"),
-        Binding("s,ctrl+t", "toggle_sampling", "sampling"),
-        Binding("question_mark", "toggle_help", "help"),
-        Binding("q", "app.quit", "quit"),
-        *(Binding(key, f"choose({key})", show=False) for key in sorted(CHOICES)),
-    ]
+        Binding("space", "continue", "continue", id="story.continue"),
+        Binding("full_stop", "sentence", "sentence", key_display=".", id="story.sentence"),
+        Binding("r", "retry", "retry", id="story.retry"),
+        Binding("left_square_bracket", "flip(-1)", "version before", show=False, id="story.before"),
+        Binding("right_square_bracket", "flip(1)", "version behind", show=False, id="story.next"),
+        Binding("u,ctrl+z", "undo", "undo", id="story.undo"),
+        Binding("U,ctrl+y", "redo", "redo", show=False, id="story.redo"),
+        Binding("enter,w", "write", "write", id="story.write"),
+        Binding("e", "edit", "edit", id="story.edit"),
+        Binding("h", "heat", "heat", id="story.heat"),
+        Binding("m", "memory", "memory", show=False, id="story.memory"),
+        Binding("x,ctrl+s", "save", "save", show=False, id="story.save"),
+        Binding("y", "copy", "copy", show=False, id="story.copy"),
+        Binding("n", "new", "new", show=False, id="story.new"),
+        Binding("s,ctrl+t", "toggle_sampling", "side", show=False, id="story.side"),
+        Binding("question_mark", "toggle_help", "help", id="story.help"),
+        Binding("q", "app.quit", "quit", show=False, id="story.quit"),
+        *(Binding(key, f"choose({key})", show=False, id=f"story.choose-{key}") for key in NUMBERS),
+    ]  # fmt: skip
 
     story: "Story | None" = None
-    _writing: "Story | None" = None  # the one that the run belongs to
     _waiting: str | None = None  # a beginning that was chosen while the model was loading
 
     def __init__(self, options: Launch, runner: Runner) -> None:
         super().__init__(options, runner)
-        self._marks: list[int] = []  # where on the page each passage begins ...
-        self._began = 0  # ... and the one that is being written
+        self.insight = Insight(self)
+        self.telling = Telling(self)
 
     def compose_main(self) -> ComposeResult:
         yield Openings()
         page = Page()
         page.display = False
         yield page
+        yield Alternatives()
+        yield Desk()
+        yield Legend()
         line = WritingLine(placeholder="Write the beginning")
         line.shortcuts = CHOICES
         yield line
+
+    def compose_side(self) -> ComposeResult:
+        yield StorySide()
+        yield from super().compose_side()
 
     @property
     def session(self) -> "Session | None":
         return self.story.session if self.story else None
 
-    def opened(self, model: "LoadedModel") -> None:
-        from llamatui.app.tui.story import Story
+    def question(self) -> "tuple[list[int], frozenset[int]] | None":
+        if self.story is None or self.editing or not self.story.path:
+            return None
+        return self.story.prompt().ids, self.story.model.stop_ids
 
+    async def accept(self, pieces: list[Piece]) -> None:
+        self.telling.accept(pieces)
+        self.query_one(Page).move_to(None)
+        self._show_change("taken from the split view")
+
+    def opened(self, model: "LoadedModel") -> None:
+        from llamatui.app.story import Story
+
+        if self.story is not None:
+            self.insight.cancel()
+            self.story = self.story.told_to(model)
+            self.query_one(Page).move_to(None)
+            self.show_story()
+            return
         self.story = Story(model, self.options.context, self.options.overflow or "stop")
         if self._waiting is None and self.options.prompt:
             self._waiting = self.options.prompt
@@ -169,11 +132,19 @@ You begin, the model goes on, and you may write along at any time.
 
     @property
     def home(self) -> Widget:
+        if self.editing:
+            return self.query_one(Desk).editor
         return self.query_one(Page if self._begun else WritingLine)
 
     @property
+    def editing(self) -> bool:
+        return self.query_one(Desk).display
+
+    @property
     def _begun(self) -> bool:
-        return bool(self.story and self.story.passages)
+        return bool(self.story and (self.story.path or self.run))
+
+    # Writing.
 
     def write(self, text: str) -> None:
         """Adds the writer's words to the page and lets the model go on."""
@@ -184,51 +155,69 @@ You begin, the model goes on, and you may write along at any time.
         if self.busy:
             return
         try:
-            shown = self.story.write(text)
+            self.story.write(text)
         except LlamatuiError as error:
             self.notify(error.hint, title=error.message, severity="warning")
             return
-        page = self.query_one(Page)
-        self._show_page(True)
-        self._marks.append(len(page.text))
-        page.append(shown, "writer")
-        self._go_on()
-
-    def _go_on(self) -> None:
-        self._writing = story = self.story
-        page = self.query_one(Page)
-        assert story is not None
-        sampling = self.query_one(SamplingPanel).sampling
-        self._began = len(page.text)
-        page.writing = True
-        page.focus()
-        self.generate(lambda: story.start(sampling))
+        self.story.tree.mark()
+        self.show_story()
+        self.telling.go_on()
 
     async def receive(self, text: str) -> None:
-        self.query_one(Page).append(text, "model")
+        assert self.run is not None
+        self.telling.take_in(self.run)
 
     async def finished(self, run: Run) -> None:
-        assert self._writing is not None
-        page, pieces = self.query_one(Page), run.complete_pieces()
-        self._writing.finish(pieces)
-        if pieces:
-            self._marks.append(self._began)
-        if torn := "".join([printable(piece.text) for piece in run.pieces[len(pieces) :]]):
-            page.truncate(len(page.text) - len(torn))  # they began a character that never came
-        page.writing = False
-        if notice := swap_notice(run.generation):
-            self.notify(notice)
-        if run.error is not None:
-            message, hint = explain(run.error)
-            self.notify(f"{message}\n{hint}", title="The model failed", severity="error", markup=False)
+        self.telling.finish(run)
 
-    def _show_page(self, begun: bool) -> None:
-        self.query_one(Openings).display = not begun
-        self.query_one(Page).display = begun
+    # What is on the screen.
+
+    def show_story(self) -> None:
+        """Shows the story as it is after a change."""
+        story, page = self.story, self.query_one(Page)
+        assert story is not None
+        page.forgotten = story.prompt().forgotten
+        page.show(story.path)
+        self.show_page(self._begun)
+        self._show_context()
+        self._show_numbers()
+
+    def _show_numbers(self) -> None:
+        from llamatui.app.story import count_words
+
+        story = self.story
+        assert story is not None
+        words = count_words(story.text)
+        shape = f"{words:,} word{'s' if words != 1 else ''}"
+        versions = story.versions(self.query_one(Page).cursor)
+        version = f"[ ] version {versions[0]} of {versions[1]}" if versions else ""
+        self.query_one(Status).detail(" · ".join(filter(None, (version, shape if story.path else ""))))
+        self.query_one(StorySide).show(story, shape)
+
+    def show_page(self, begun: bool) -> None:
+        assert self.story is not None
+        openings = self.query_one(Openings)
+        openings.display = not begun and not self.editing
+        openings.show_way_back(bool(self.story.tree.root.children))
+        self.query_one(Page).display = begun and not self.editing
         line = self.query_one(WritingLine)
+        line.display = not self.editing
         line.placeholder = "Write what happens next" if begun else "Write the beginning"
         line.shortcuts = frozenset() if begun else CHOICES
         self.refresh_bindings()
+
+    def _show_context(self, dropped: int = 0, policy: str = "") -> None:
+        story = self.story
+        if story is None:
+            return
+        if self.run is not None:
+            used, dropped = len(story.session.tokens), story.forgotten + dropped
+        else:
+            prompt = story.prompt()
+            used, dropped = len(prompt.ids), prompt.forgotten
+        self.query_one(Status).show_context(used, story.session.context, dropped, story.overflow)
+
+    # The writer's line and the openings.
 
     @on(Input.Submitted, "WritingLine")
     def _submitted(self, event: Input.Submitted) -> None:
@@ -247,61 +236,262 @@ You begin, the model goes on, and you may write along at any time.
     def on_opening_chosen(self, event: Opening.Chosen) -> None:
         self._choose(event.text)
 
-    def action_choose(self, number: int) -> None:
-        self._choose(OPENINGS[number - 1])
-
     def _choose(self, text: str) -> None:
         if not (self._begun or self.busy) and self._waiting is None:
             self.write(text)
 
+    def action_choose(self, number: int) -> None:
+        """A digit: an opening on the empty page, else another word for the cursor."""
+        if self.query_one(Page).cursor is not None:
+            self.query_one(Alternatives).take((number - 1) % 10)
+        elif not self._begun and 1 <= number <= len(OPENINGS):
+            self._choose(OPENINGS[number - 1])
+
     def action_write(self) -> None:
         self.query_one(WritingLine).focus()
 
+    def action_to_page(self) -> None:
+        if self._begun:
+            self.query_one(Page).focus()
+
+    # Going on, and back and forth.
+
     def action_continue(self) -> None:
+        self._go_on()
+
+    def action_sentence(self) -> None:
+        from llamatui.app.story import sentence_ended
+
+        self._go_on(sentence_ended)
+
+    def _go_on(self, until: Callable[[str, str], bool] | None = None) -> None:
         if self.busy or self.story is None or not self._begun:
             return
         if self.story.is_full:
             self.notify(
-                "Its oldest words can be forgotten instead: --overflow shift", title="The context is full"
+                "Take words back, or let it forget its oldest words: Ctrl+P, When the context is full.",
+                title="The context is full",
             )
-        else:
-            self._go_on()
+            return
+        self.story.tree.mark()
+        self.telling.go_on(until)
 
     def action_retry(self) -> None:
         """Takes the model's last words back and asks for others."""
         if self.busy or self.story is None or not self._begun:
             return
-        if self.story.passages[-1].author == "model":
-            self.story.undo()
-            self.query_one(Page).truncate(self._marks.pop())
-        self._go_on()
+        self.story.retry()
+        self.show_story()
+        self.telling.go_on(retrying=True)
+
+    def action_flip(self, step: int) -> None:
+        if not self.busy and self.story is not None and self.story.flip(step, self.query_one(Page).cursor):
+            self._show_change("")
+
+    def action_undo(self) -> None:
+        if not self.busy and self.story is not None and self.story.tree.undo():
+            self._show_change("undone")
+
+    def action_redo(self) -> None:
+        if not self.busy and self.story is not None and self.story.tree.redo():
+            self._show_change("done again")
 
     def action_new(self) -> None:
         if self.busy or self.story is None:
             return
-        from llamatui.app.tui.story import Story
+        self.story.cut(0)
+        self.query_one(Page).move_to(None)
+        self._show_change("a new story")
 
-        self.story = Story(self.story.model, self.options.context, self.story.overflow)
-        self._marks.clear()
-        self.query_one(Page).truncate(0)
-        self._show_page(False)
-        self._show_context()
-        self.query_one(Status).say("ready")
+    def _show_change(self, said: str) -> None:
+        """Shows what another branch, or another end of it, looks like."""
+        self.query_one(Status).say(said)
+        self.show_story()
+        self.insight.fill()
         self.home.focus()
 
+    def on_branches_chosen(self, event: Branches.Chosen) -> None:
+        if self.editing:
+            return
+
+        def go() -> None:
+            assert self.story is not None
+            self.story.tree.mark()
+            self.story.tree.follow(event.node)
+            self.query_one(Page).move_to(None)
+            self._show_change("")
+
+        self.telling.when_idle(go)
+
+    # The token under the cursor, and what else could stand there.
+
+    def on_page_cursor_moved(self) -> None:
+        self.insight.follow_cursor()
+        self._show_numbers()
+        self.refresh_bindings()
+
+    def on_page_choose(self) -> None:
+        shown = self.query_one(Alternatives)
+        if shown.display and shown.choices:
+            shown.focus()
+
+    def on_alternatives_left(self) -> None:
+        self.query_one(Page).focus()
+
+    def on_alternatives_taken(self, event: Alternatives.Taken) -> None:
+        index = self.query_one(Page).cursor
+        if index is not None:
+            self.telling.when_idle(lambda: self._take(index, event.id))
+
+    def _take(self, index: int, token: int) -> None:
+        """Goes on from another token, or the same one, in the place of token `index`."""
+        story, page = self.story, self.query_one(Page)
+        assert story is not None
+        page.move_to(None)
+        if token in story.model.stop_ids:
+            story.cut(index)
+            self._show_change("the end")
+            return
+        record = story.path[index].record
+        assert record is not None
+        rank, chosen = next((i, other) for i, other in enumerate(record.top) if other.id == token)
+        story.take(index, token, replace(record, id=token, logprob=chosen.logprob, rank=rank))
+        self.show_story()
+        self.telling.go_on()
+
+    def on_page_rewind(self, event: Page.Rewind) -> None:
+        def rewind() -> None:
+            assert self.story is not None
+            self.story.cut(event.index)
+            self.query_one(Page).move_to(None)
+            self._show_change("taken back")
+
+        self.telling.when_idle(rewind)
+
+    def action_heat(self) -> None:
+        self.insight.toggle_heat()
+
+    def on_scored(self, event: Scored) -> None:
+        self.insight.take_in(event)
+
+    def action_stop(self) -> None:
+        if self.busy:
+            self.stop()
+        else:
+            self.insight.stop()
+
+    # Editing.
+
+    def action_edit(self) -> None:
+        self.telling.when_idle(self._edit)
+
+    def _edit(self) -> None:
+        page, desk = self.query_one(Page), self.query_one(Desk)
+        at = len(page.text) if page.cursor is None else page.start_of(page.cursor)
+        page.move_to(None)
+        self.insight.cancel()
+        said = desk.begin(page.text, at)
+        self.show_page(True)
+        self.query_one(Status).say(said)
+
+    def on_desk_cleared(self, event: Desk.Cleared) -> None:
+        assert self.story is not None
+        if event.text is not None:
+            self.story.edit(*smallest_change(self.story.text, event.text))
+        self._show_change(event.said)
+
+    # Memory, files and the clipboard.
+
+    def action_memory(self) -> None:
+        from llamatui.app.tui.story_dialogs import MemoryDialog
+
+        story = self.story
+        if story is None or self.busy:
+            return
+
+        def saved(changed: bool | None) -> None:
+            if changed:
+                self.query_one(Status).say("holds from the next words on")
+                self._show_context()
+                self._show_numbers()
+
+        self.app.push_screen(MemoryDialog(story.memory, story.note, story.remember), saved)
+
+    def action_save(self) -> None:
+        from pathlib import Path
+
+        from llamatui.app.story_export import export_story, suggested_name
+        from llamatui.app.tui.story_dialogs import SaveDialog
+
+        if not self._begun:
+            return
+        text = self.query_one(Page).text
+
+        def save(name: str, overwrite: bool) -> Path:
+            return export_story(text, name, overwrite=overwrite)
+
+        def saved(path: Path | None) -> None:
+            if path is not None:
+                self.notify(f"Saved as {path}", markup=False)
+
+        self.app.push_screen(SaveDialog(suggested_name(text), save), saved)
+
+    def action_copy(self) -> None:
+        copy(self.app, self.query_one(Page).text)
+        self.notify("The story is in the clipboard.")
+
+    def action_overflow(self) -> None:
+        """Changes what happens when the context is full."""
+        story = self.story
+        assert story is not None
+        story.overflow = "stop" if story.overflow == "shift" else "shift"
+        self.show_story()
+        self.notify(
+            "A full context now forgets its oldest words; memory stays."
+            if story.overflow == "shift"
+            else "A full context now stops the model."
+        )
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action in ("continue", "retry", "new"):
-            return self._begun and not self.busy
-        if action == "write":
-            return self._begun and not self.typing
+        match action:
+            case "stop":
+                return self.busy or self.insight.filling
+            case "continue" | "sentence" | "retry":
+                return self._begun and not self.busy and not self.editing
+            case "undo" | "redo" | "flip":
+                if self.story is None or self.busy or self.editing:
+                    return False
+                tree = self.story.tree
+                if action == "flip":
+                    return self.story.branching(self.query_one(Page).cursor) is not None
+                return tree.can_undo if action == "undo" else tree.can_redo
+            case "new" | "edit" | "heat" | "save" | "copy":
+                return self._begun and not self.editing and not (action == "new" and self.busy)
+            case "memory":
+                return self.story is not None and not self.busy and not self.editing
+            case "write":
+                return not self.typing
+            case "home":
+                return super().check_action(action, parameters) and not self.editing
         return super().check_action(action, parameters)
 
     def commands(self) -> Iterable[SystemCommand]:
         """For the command palette."""
-        if self._begun and not self.busy:
-            yield SystemCommand("New story", "Begin with a blank page", self.action_new)
-            yield SystemCommand("Copy the story", "All of it, to the clipboard", self.action_copy)
-
-    def action_copy(self) -> None:
-        self.app.copy_to_clipboard(self.query_one(Page).text)
-        self.notify("The story is in the clipboard.")
+        offered = (
+            ("new", "New story", "Begin with a blank page; this one stays on a branch", self.action_new),
+            ("edit", "Edit the page", "Change any word of it", self.action_edit),
+            ("heat", "Heat map", "Colour each token by how likely the model found it", self.action_heat),
+            ("memory", "Memory and author's note", "Read beside the page, and not shown", self.action_memory),
+            ("save", "Save the story", "As a .txt or .md file", self.action_save),
+            ("copy", "Copy the story", "All of it, to the clipboard", self.action_copy),
+        )
+        for action, title, about, run in offered:
+            if self.check_action(action, ()):
+                yield SystemCommand(title, about, run)
+        if self.story is not None and not self.busy:
+            shift = self.story.overflow == "shift"
+            yield SystemCommand(
+                f"When the context is full: {'stop' if shift else 'forget the oldest words'}",
+                f"Now it {'forgets the oldest words' if shift else 'stops'}",
+                self.action_overflow,
+            )

@@ -15,8 +15,8 @@ class SystemDialog(ModalScreen[str | None]):
     """Dismissed with the new prompt, or None if it stays as it is."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+s", "save", "save"),
-        Binding("escape", "dismiss(None)", "leave as it is"),
+        Binding("ctrl+s", "save", "save", id="system.save"),
+        Binding("escape", "dismiss(None)", "leave as it is", id="system.leave"),
     ]
     DEFAULT_CSS = """
     SystemDialog {

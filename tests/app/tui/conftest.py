@@ -38,6 +38,14 @@ CONFIG = ModelConfig(
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def true_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same terminal everywhere."""
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights, but a classifier that knows only words: it writes on until the context is full."""
@@ -142,6 +150,17 @@ def make_app(tiny_model: Path) -> Callable[..., LlamaApp]:
     return make
 
 
+def threads_of_ours() -> list[str]:
+    """Names of threads that the app started and that still run."""
+    ours = {"inference", "errands", "headers"}
+    return [thread.name for thread in threading.enumerate() if thread.name in ours]
+
+
+@pytest.fixture(name="threads_of_ours")
+def threads_of_ours_fixture() -> Callable[[], list[str]]:
+    return threads_of_ours
+
+
 OpenRoom = Callable[..., AbstractAsyncContextManager[tuple[Any, Pilot[None]]]]
 
 
@@ -158,7 +177,7 @@ def open_room(make_app: Callable[..., LlamaApp]) -> OpenRoom:
             await wait_until(lambda: app.room.model is not None, "the model")
             await pilot.pause()
             yield app.room, pilot
-        assert not [thread for thread in threading.enumerate() if thread.name == "inference"]
+        assert not threads_of_ours()
 
     return run
 

@@ -6,17 +6,20 @@ import threading
 import time
 
 import pytest
-from textual.widgets import HelpPanel, Static
+from textual.color import Color
+from textual.widgets import Static
 
 from llamatui.app import catalogue, pull
+from llamatui.app.tui.bars import Status
 from llamatui.app.tui.chat_room import ChatRoom
 from llamatui.app.tui.error_screen import ErrorScreen
 from llamatui.app.tui.page import Page
-from llamatui.app.tui.sampling_panel import SamplingPanel
 from llamatui.app.tui.story_room import OPENINGS, StoryRoom
+from llamatui.app.tui.themes import CONTRAST, DARK, LIGHT
 from llamatui.app.tui.transcript import Note
 from llamatui.backends.checkpoint import Checkpoint
 from llamatui.errors import UsageError
+from tests.app.tui.conftest import PIECES
 
 
 def inference_threads() -> list[threading.Thread]:
@@ -49,7 +52,8 @@ async def test_a_missing_tokenizer_can_be_fetched_from_the_error_screen(
     )
     fetched = []
 
-    def fake_pull(name, *, progress):
+    def fake_pull(name, *, progress, step):
+        step("downloading")
         progress(1, 2)
         fetched.append(name)
         (tmp_path / "tokenizer.bin").write_bytes((tiny_model.parent / "tokenizer.bin").read_bytes())
@@ -144,6 +148,39 @@ async def test_quitting_while_loading_leaves_no_thread(make_app, wait_until, mon
     assert not inference_threads()
 
 
+@pytest.mark.parametrize("name", ["story", "chat"])
+async def test_a_backend_that_fails_in_mid_text_leaves_what_there_is(name, open_room, wait_until, say, write):
+    async with open_room(name) as (room, pilot):
+        say("one two three", fail_after=4)
+        await write(pilot, "hello")
+        await pilot.press("enter")
+        await wait_until(lambda: "wires" in room.query_one(Status).left.plain and not room.busy)
+        assert "[bold]" in room.query_one(Status).left.plain
+        say("fine")
+        if name == "chat":
+            await write(pilot, "again")
+        await pilot.press("enter" if name == "chat" else "space")
+        await wait_until(lambda: room.session.tokens[-1:] == [PIECES.index(b"<0x65>")] and not room.busy)
+    assert not pilot.app.return_code
+
+
+@pytest.mark.parametrize("name", ["story", "chat"])
+async def test_a_window_may_change_its_size_all_the_time(name, open_room, wait_until, say, write):
+    async with open_room(name) as (room, pilot):
+        say("one two three four five six seven", delay=0.01)
+        await write(pilot, "hello")
+        await pilot.press("enter")
+        for width, height in [(120, 36), (40, 10), (20, 5), (100, 24), (8, 3), (1, 1), (200, 60), (80, 24)]:
+            await pilot.resize_terminal(width, height)
+            await pilot.pause()
+        await wait_until(lambda: room.session.tokens[-1:] == [PIECES.index(b"<0x6E>")] and not room.busy)
+        assert app_is_sound(pilot.app)
+
+
+def app_is_sound(app):
+    return app.is_running and app._exception is None
+
+
 async def test_rooms_change_with_the_same_model(open_room, wait_until):
     async with open_room("story") as (room, pilot):
         await pilot.app.action_enter("chat")
@@ -154,30 +191,21 @@ async def test_rooms_change_with_the_same_model(open_room, wait_until):
 async def test_palette_offers_what_fits(open_room, wait_until, make_app):
     async with open_room("story") as (room, pilot):
         titles = [command.title for command in pilot.app.get_system_commands(room)]
-        assert {"Light theme", "Sampling", "Go to the chat room", "Quit"} <= set(titles)
+        assert {"Theme: light", "Sampling", "Open another model", "Change the backend"} <= set(titles)
+        assert {"Keys", "Go to the chat room", "Screenshot", "Quit"} <= set(titles)
         assert "New story" not in titles
         await pilot.press("1")
-        await wait_until(lambda: room.story.passages and not room.busy)
+        await wait_until(lambda: room._begun and not room.busy)
         commands = {command.title: command.callback for command in pilot.app.get_system_commands(room)}
         commands["Copy the story"]()
         assert pilot.app.clipboard == room.query_one(Page).text
-        commands["Light theme"]()
+        commands["Theme: light"]()
         assert pilot.app.theme == "light"
-
-
-async def test_help_opens_and_closes(open_room):
-    async with open_room("story") as (room, pilot):
-        await pilot.press("f1")
-        await pilot.pause()
-        assert room.query(HelpPanel)
-        await pilot.press("f1")
-        await pilot.pause()
-        assert not room.query(HelpPanel)
 
 
 async def test_panel_folds_away_on_narrow_screens(open_room):
     async with open_room("chat") as (room, pilot):
-        panel = room.query_one(SamplingPanel)
+        panel = room.query_one("#side")
         assert not panel.display
         await pilot.press("ctrl+t")
         assert panel.display
@@ -189,12 +217,76 @@ async def test_panel_folds_away_on_narrow_screens(open_room):
         assert not panel.display  # closed on purpose
 
 
-async def test_light_theme_and_unknown_theme(make_app):
+async def test_themes_by_setting_and_palette(make_app):
     app = make_app("story", theme="light")
     async with app.run_test():
         assert not app.current_theme.dark
-    with pytest.raises(UsageError, match="no theme"):
+        commands = {command.title: command.callback for command in app.get_system_commands(app.screen)}
+        assert "Theme: light" not in commands
+        for name in ("dark", "contrast"):
+            commands[f"Theme: {name}"]()
+            assert app.theme == name
+    with pytest.raises(UsageError, match="no theme") as caught:
         make_app("story", theme="mauve")
+    assert caught.value.hint == "choose dark, light, contrast"
+
+
+def ratio(one: Color, other: Color) -> float:
+    """As WCAG 2 defines it: 1 to 21."""
+
+    def luminance(color: Color) -> float:
+        parts = [c / 255 for c in (color.r, color.g, color.b)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize(("theme", "least"), [(DARK, 4.5), (LIGHT, 4.5), (CONTRAST, 7.0)])
+@pytest.mark.parametrize("surface", ["background", "surface"])
+def test_what_is_said_in_colour_can_be_read(theme, least, surface):
+    ground = Color.parse(getattr(theme, surface))
+    for name in ("foreground", "accent", "warning", "error", "success"):
+        assert ratio(Color.parse(getattr(theme, name)), ground) >= least, name
+
+
+def test_the_quiet_words_of_the_high_contrast_theme_are_not_grey():
+    for name in ("text-muted", "text-disabled", "foreground-muted"):
+        assert ratio(Color.parse(CONTRAST.variables[name]), Color.parse(CONTRAST.surface)) >= 7, name
+
+
+@pytest.mark.parametrize("theme", ["dark", "light", "contrast"])
+@pytest.mark.parametrize(
+    "terminal",
+    [
+        {"TERM": "xterm", "COLORTERM": ""},
+        {"TERM": "linux", "COLORTERM": ""},
+        {"NO_COLOR": "1"},
+        {"TERM": "dumb"},
+    ],
+)
+async def test_few_colours_are_the_terminal_s_own(make_app, wait_until, monkeypatch, terminal, theme):
+    for name, value in {"COLORTERM": "", **terminal}.items():
+        monkeypatch.setenv(name, value)
+    app = make_app("story", theme=theme)
+    async with app.run_test() as pilot:
+        await wait_until(lambda: app.room.model is not None)
+        await pilot.pause()
+        found = set()
+        for strip in app.screen._compositor.render_strips():
+            for segment in strip:
+                if segment.style is not None:
+                    found |= {segment.style.color, segment.style.bgcolor} - {None}
+        assert found
+        assert not [color for color in found if color.triplet is not None], "no colours of ours"
+
+
+async def test_many_colours_are_ours(make_app):
+    app = make_app("story")
+    async with app.run_test():
+        assert not app.native_ansi_color
+        assert app.current_theme.background == DARK.background
 
 
 async def test_chat_keeps_going_after_an_error_to_start(open_room, wait_until, write, monkeypatch):

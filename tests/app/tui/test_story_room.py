@@ -8,13 +8,14 @@ from textual import events
 from textual.widgets import Input
 
 from llamatui.app.tui.bars import Header, Status
+from llamatui.app.tui.openings import OPENINGS, Opening, Openings, WritingLine
 from llamatui.app.tui.page import Page
 from llamatui.app.tui.sampling_panel import Lock, SamplingPanel
-from llamatui.app.tui.story_room import OPENINGS, Opening, Openings, WritingLine
 
 
 def status(room) -> str:
-    return room.query_one(Status).left.plain
+    """What happens or happened, without the numbers behind it."""
+    return room.query_one(Status).left.plain.split(" · ")[0]
 
 
 def page(room) -> str:
@@ -129,7 +130,7 @@ async def test_retry_gives_other_words_unless_the_seed_is_locked(open_room, wait
         await pilot.press("escape", "r")
         await wait_until(lambda: not room.busy)
         assert page(room) == texts[-1]
-        assert len(room.story.passages) == 2
+        assert len(room.story.tree.siblings(room.story.path[-1])) == 1, "the same words are no other version"
 
 
 async def test_seed_from_the_command_line_is_locked(open_room, wait_until):
@@ -147,7 +148,7 @@ async def test_sampling_holds_from_the_next_words_on(open_room, wait_until):
         await begin(room, pilot, wait_until)
         greedy = page(room)
         await pilot.press("s")  # closes the panel that is open at this width
-        assert not room.query_one(SamplingPanel).display
+        assert not room.query_one("#side").display
         await pilot.press("s", "up", "up")
         assert room.query_one(SamplingPanel).sampling.temperature == 0.1
         room.query_one("#temperature", Input).value = "4"
@@ -188,8 +189,9 @@ async def test_writing_along(open_room, wait_until, write, say):
         await pilot.press("enter")
         await wait_until(lambda: page(room).endswith("The end ran home.") and not room.busy)
         assert page(room) == f"{OPENINGS[0]} ran home. The end ran home."
-        assert [passage.author for passage in room.story.passages] == ["writer", "model"] * 2
-        assert room.model.tokenizer.decode(room.story.ids) == page(room)
+        begun = [token.author for token in room.story.path if token.begins]
+        assert begun == ["writer", "model"] * 2
+        assert room.model.tokenizer.decode([token.id for token in room.story.path]) == page(room)
 
 
 async def test_retry_after_nothing_more_came(open_room, wait_until, say):
@@ -219,7 +221,7 @@ async def test_full_context_says_so_and_goes_no_further(open_room, wait_until):
     async with open_room("story") as (room, pilot):
         await begin(room, pilot, wait_until)
         before = page(room)
-        assert room.query_one(Status).right.plain.startswith("context 96/96")
+        assert room.query_one(Status).right.plain.startswith("stop · context 96/96")
         await pilot.press("space")
         await pilot.pause()
         assert not room.busy
@@ -262,7 +264,7 @@ async def test_half_a_character_is_taken_back_when_it_is_stopped(open_room, wait
         gate.release()
         await wait_until(lambda: not room.busy)
         assert page(room) == OPENINGS[0] + "a"
-        assert room.model.tokenizer.decode(room.story.ids) == page(room)
+        assert room.model.tokenizer.decode([token.id for token in room.story.path]) == page(room)
 
 
 async def test_rate_and_model_stand_at_the_top(open_room, wait_until):
@@ -284,7 +286,7 @@ async def test_resizing_keeps_everything_readable(open_room, wait_until, shown, 
         await pilot.pause()
         words = shown(widget).split()
         assert page(room).split()[: len(words)] == words
-        assert room.query_one(SamplingPanel).display == (size[0] >= 100)
+        assert room.query_one("#side").display == (size[0] >= 100)
 
 
 async def test_reader_who_scrolled_up_is_left_alone(open_room, wait_until, say):
@@ -353,19 +355,19 @@ async def test_two_clicks_begin_one_story(open_room, wait_until, say):
             room.post_message(Opening.Chosen(text))
         await wait_until(lambda: page(room) and not room.busy)
         assert page(room) == OPENINGS[0] + " x"
-        assert len(room.story.passages) == 2
+        assert len(room.story.tree.root.children) == 1
 
 
 async def test_words_after_an_empty_beginning_are_the_first(open_room, wait_until, say, write):
     say()
     async with open_room("story") as (room, pilot):
         await pilot.press("enter")
-        await wait_until(lambda: room._begun and not room.busy)
-        room.query_one(WritingLine).focus()
+        await wait_until(lambda: status(room) == "the end")
+        assert room.query_one(Openings).display
         await write(pilot, "Once upon")
         await pilot.press("enter")
-        await wait_until(lambda: len(room.story.passages) == 2 and not room.busy)
-        assert room.story.ids == room.model.encode_prompt("Once upon")
+        await wait_until(lambda: page(room) and not room.busy)
+        assert room.story.prompt().ids == room.model.encode_prompt("Once upon")
 
 
 def test_half_a_character_is_found_behind_text():

@@ -1,0 +1,64 @@
+"""Puts a story into a file: plain text, or Markdown that reads the same."""
+
+import re
+from pathlib import Path
+
+from llamatui.errors import LlamatuiError, UsageError
+
+SUFFIXES = (".txt", ".md")
+NAME_WORDS = 6
+# What Markdown would take for its own inside a line ...
+_INLINE = re.compile(r"[\\`*_\[\]<>&~]")
+# ... and at the beginning of one.
+_BLOCK = re.compile(r"^( *)(#{1,6}(?= |$)|[-+=](?=[ \-=]|$)|\d+(?=[.)](?: |$)))", re.MULTILINE)
+
+
+def suggested_name(text: str) -> str:
+    """A file name from the first words."""
+    words = re.findall(r"\w+", text.lower())[:NAME_WORDS]
+    return f"{'-'.join(words)[:60] or 'story'}.txt"
+
+
+def export_story(text: str, name: str, *, overwrite: bool = False) -> Path:
+    """Writes `text` into the file; its suffix says how.
+
+    Raises:
+        UsageError: The name has no suffix that says how.
+        FileExistsError: There is such a file, and it may not be overwritten.
+        LlamatuiError: It cannot be written.
+    """
+    path = Path(name).expanduser()
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path.name or name!r} is neither a .txt nor a .md file", "add .txt or .md")
+    shown = markdown(text) if path.suffix.lower() == ".md" else text
+    try:
+        with path.open("w" if overwrite else "x", encoding="utf-8", newline="\n") as file:
+            file.write(shown.rstrip("\n") + "\n")
+    except FileExistsError:
+        raise
+    except FileNotFoundError:
+        raise LlamatuiError(f"there is no folder {path.parent}", "name one that is there") from None
+    except IsADirectoryError:
+        raise LlamatuiError(f"{path} is a folder", "choose another name") from None
+    except PermissionError:
+        raise LlamatuiError(f"no permission to write {path}", "choose another folder") from None
+    except OSError as error:
+        raise LlamatuiError(f"{path}: {error.strerror or error}", "choose another name") from None
+    return path.absolute()
+
+
+def markdown(text: str) -> str:
+    """Markdown that shows `text`, its lines where they are."""
+    text = _INLINE.sub(r"\\\g<0>", text)
+    text = _BLOCK.sub(_escaped_block, text)
+    # A lone newline would be a space; an indented line, code.
+    lines = [line.strip(" ") for line in text.split("\n")]
+    shown = []
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        shown.append(f"{line}\\" if line and following else line)
+    return "\n".join(shown)
+
+
+def _escaped_block(match: re.Match[str]) -> str:
+    indent, mark = match.groups()
+    return f"{indent}{mark}\\" if mark[0].isdigit() else f"{indent}\\{mark}"

@@ -1,0 +1,97 @@
+"""Markdown of a model: streams, shows all that was said, and looks the same however it arrived.
+
+Three things differ from Textual's own. HTML is text, which would vanish else and take the paragraph before it
+along. There are no link definitions, which a stream has forgotten by the time they are used. And a line that
+so far could still become anything, as `-` could be a list, a rule or make a heading of the line above, waits
+for its next character instead of flashing through all of that.
+"""
+
+import re
+
+from markdown_it import MarkdownIt
+from textual.app import ComposeResult
+from textual.widgets import Markdown
+from textual.widgets._markdown import MarkdownTable, MarkdownTableContent
+from textual.widgets.markdown import MarkdownFence, MarkdownStream
+
+from llamatui.app.tui.flow import printable
+
+_UNDECIDED = re.compile(r"^[ \t]*(?:[-=*_+#>|`~: \t]+|\d+[.)]?)$")
+
+
+class Code(MarkdownFence):
+    """Long lines wrap: what needs scrolling sideways looks as if it were cut."""
+
+    DEFAULT_CSS = """
+    Code, Code:light {
+        overflow: hidden hidden; margin: 0 0 1 0; background: $surface; color: $foreground;
+        & > Label { width: 1fr; padding: 1 2; }
+    }
+    """
+
+    @property
+    def allow_horizontal_scroll(self) -> bool:
+        return False
+
+
+class TableCells(MarkdownTableContent):
+    def compose(self) -> ComposeResult:
+        for cell in super().compose():
+            cell.tooltip = None  # it would be read as markup, which the model's words are not
+            yield cell
+
+
+class Table(MarkdownTable):
+    def compose(self) -> ComposeResult:
+        self._headers, self._rows = self._get_headers_and_rows()
+        yield TableCells(self._headers, self._rows)
+
+
+class AnswerMarkdown(Markdown):
+    BLOCKS = {**Markdown.BLOCKS, "fence": Code, "code_block": Code, "table_open": Table}  # noqa: RUF012 (Textual's own type)
+    DEFAULT_CSS = """
+    AnswerMarkdown {
+        padding: 0;
+        & > *:last-child { margin-bottom: 0; }
+        & MarkdownHeader { margin: 0 0 1 0; content-align: left middle; color: $foreground; }
+        & MarkdownH1, & MarkdownH2 { text-style: bold; color: $accent; background: transparent; }
+        & MarkdownH3, & MarkdownH4, & MarkdownH5, & MarkdownH6 { text-style: bold; }
+        & MarkdownBlockQuote { margin: 0 0 1 0; background: $background; border-left: outer $border-blurred; }
+        & MarkdownBullet { color: $text-muted; }
+        & MarkdownTable, & MarkdownTable:light { background: $background; }
+        & MarkdownTableContent { keyline: thin $border-blurred; & > .header { color: $foreground; } }
+        & MarkdownHorizontalRule { border-bottom: solid $border-blurred; }
+    }
+    """
+
+    def __init__(self, text: str = "") -> None:
+        # A model's links may lead anywhere.
+        super().__init__(printable(text), parser_factory=parser, open_links=False)
+        self._stream: MarkdownStream | None = None
+        self._held = ""
+
+    async def write(self, text: str) -> None:
+        """Adds to the text."""
+        if self._stream is None:
+            self._stream = Markdown.get_stream(self)
+        text = self._held + printable(text)
+        line = text.rpartition("\n")[2]
+        self._held = line if _UNDECIDED.match(line) else ""
+        await self._stream.write(text[: len(text) - len(self._held)])
+
+    async def finish(self) -> None:
+        """There is no more, for now."""
+        held, self._held = self._held, ""
+        if self._stream is not None:
+            await self._stream.write(held)
+            stream, self._stream = self._stream, None
+            await stream.stop()
+
+
+def parser() -> MarkdownIt:
+    return MarkdownIt("gfm-like", {"html": False}).disable("reference")
+
+
+def code_blocks(text: str) -> list[str]:
+    """The code in a text, also what stands in lists, and what was not finished."""
+    return [token.content for token in parser().parse(text) if token.type in ("fence", "code_block")]

@@ -1,0 +1,50 @@
+"""Writes a text in the editor that a person is used to."""
+
+import os
+import shlex
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from textual.app import App, SuspendNotSupported
+
+from llamatui.errors import LlamatuiError, UsageError
+
+
+def edit_outside(app: App[Any], text: str) -> str:
+    """What $VISUAL or $EDITOR makes of `text`. The app stands still meanwhile.
+
+    Raises:
+        UsageError: There is no editor.
+        LlamatuiError: It failed.
+    """
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ""
+    if not editor.strip():
+        raise UsageError("no editor is set", "export EDITOR=nano, or another one, before llamatui")
+    folder = Path(tempfile.mkdtemp(prefix="llamatui-"))
+    path = folder / "message.md"
+    try:
+        path.write_text(text, "utf-8", newline="\n")
+        command = [*_words(editor), str(path)]
+        with app.suspend():
+            code = subprocess.run(command, check=False).returncode
+        if code:
+            raise LlamatuiError(f"{command[0]} ended with exit code {code}", "the text is as it was")
+        return path.read_text("utf-8", "replace").removesuffix("\n")
+    except OSError as error:
+        raise LlamatuiError(
+            f"{editor}: {error.strerror or error}", "set EDITOR to a program that is there"
+        ) from error
+    except SuspendNotSupported as error:
+        raise LlamatuiError("this terminal cannot make room for an editor") from error
+    finally:
+        path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command, posix=os.name == "posix")
+    except ValueError:  # a quote that is not closed
+        return [command]

@@ -1,0 +1,106 @@
+"""All keys that do something here, read from the bindings themselves, and what the room is about."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Markdown, Static
+
+from llamatui.app.tui.keys import EVERYWHERE, own_bindings, rebound, show_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from textual.dom import DOMNode
+
+    from llamatui.app.tui.room import Room
+
+KEY_CELLS = 16
+
+
+class HelpScreen(ModalScreen[None]):
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,f1,question_mark,q", "dismiss", "close", id="help.close"),
+        Binding("up,k", "scroll('scroll_up')", "up", show=False, id="help.up"),
+        Binding("down,j", "scroll('scroll_down')", "down", show=False, id="help.down"),
+        Binding("pageup,b", "scroll('scroll_page_up')", "page up", show=False, id="help.page_up"),
+        Binding("pagedown,space", "scroll('scroll_page_down')", "page down", show=False, id="help.page_down"),
+        Binding("home", "scroll('scroll_home')", "top", show=False, id="help.home"),
+        Binding("end", "scroll('scroll_end')", "end", show=False, id="help.end"),
+    ]
+    DEFAULT_CSS = """
+    HelpScreen {
+        align: center middle;
+        & > Vertical {
+            width: 84; max-width: 100%; height: auto; max-height: 100%; padding: 1 0 0 2;
+            background: $surface; border-left: outer $accent;
+        }
+        & VerticalScroll { height: auto; padding-right: 2; scrollbar-size-vertical: 1; }
+        & .title { text-style: bold; width: 1fr; }
+        & .group { color: $accent; text-style: bold; margin-top: 1; }
+        & .keys { width: 1fr; height: auto; }
+        & .hint { color: $text-muted; width: 1fr; padding: 1 0 1 0; }
+        & Markdown { background: $surface; padding: 0; margin: 1 0 0 0; }
+    }
+    """
+
+    def __init__(self, room: "Room") -> None:
+        super().__init__()
+        self._room = room
+
+    def compose(self) -> ComposeResult:
+        room = self._room
+        with Vertical():
+            yield Static(f"The {room.NAME} room", classes="title")
+            with VerticalScroll(can_focus=False):
+                if room.HELP:
+                    yield Markdown(room.HELP, open_links=False)
+                for group, bindings in self._groups().items():
+                    yield Static(group, classes="group")
+                    yield Static(listed(bindings), classes="keys")
+            yield Static(
+                "Esc closes, ↑ ↓ scroll. Keys are yours to change: llamatui config path", classes="hint"
+            )
+
+    def on_resize(self) -> None:
+        # Else the line below would be the first thing to go.
+        self.query_one(VerticalScroll).styles.max_height = max(self.size.height - 6, 3)
+
+    def _groups(self) -> dict[str, list[Binding]]:
+        """The room's keys first, those of every room last."""
+        room = self._room
+        nodes: list[DOMNode] = [room, *room.walk_children(), self.app]
+        kinds = dict.fromkeys(kind for node in nodes for kind in type(node).__mro__)
+        bindings = [binding for kind in kinds for binding in own_bindings(kind) if binding.description]
+        groups: dict[str, list[Binding]] = {room.NAME: []}
+        for binding in rebound(bindings, room.options.keys):
+            groups.setdefault((binding.id or "").partition(".")[0], []).append(binding)
+        last = groups.pop(EVERYWHERE)
+        here = groups.pop(room.NAME)
+        shown = {name.replace("_", " "): keys for name, keys in {"here": here, **groups}.items() if keys}
+        return {**shown, "in every room": last}
+
+    def action_scroll(self, how: str) -> None:
+        getattr(self.query_one(VerticalScroll), how)(animate=False)
+
+    def on_click(self, event: events.Click) -> None:
+        if event.widget is self:  # beside the dialog
+            self.dismiss()
+
+
+def listed(bindings: "Iterable[Binding]") -> Content:
+    """A line for each id: its keys, and what they do."""
+    lines: dict[tuple[str | None, str], list[str]] = {}
+    for binding in bindings:
+        keys = lines.setdefault((binding.id, binding.description), [])
+        if (key := show_key(binding)) not in keys:
+            keys.append(key)
+    rows = [
+        Content.assemble((f"{', '.join(keys):{KEY_CELLS}}", "bold"), " ", description)
+        for (_, description), keys in lines.items()
+    ]
+    return Content("\n").join(rows)

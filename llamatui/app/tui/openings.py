@@ -1,0 +1,101 @@
+"""How a story begins: openings to choose from, and the line where the writer's words come from."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.message import Message
+from textual.widgets import Input, Static
+
+OPENINGS = (
+    "Once upon a time, there was a little dog named Max.",
+    "Lily and Tom found a small box under the big tree.",
+    "It was late at night. All the toys in the box woke up.",
+)
+CHOICES = frozenset(str(n) for n in range(1, len(OPENINGS) + 1))
+
+
+class Opening(Horizontal):
+    """One of the openings; a click takes it."""
+
+    DEFAULT_CSS = """
+    Opening {
+        width: 72; max-width: 100%; height: auto; padding: 0 2; pointer: pointer;
+        &:hover { background: $surface; }
+        & .number { width: 3; color: $accent; text-style: bold; }
+        & .text { width: 1fr; }
+    }
+    """
+
+    @dataclass
+    class Chosen(Message):
+        text: str
+
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(Static(str(number), classes="number"), Static(text, classes="text"))
+        self._text = text
+
+    def on_click(self) -> None:
+        self.post_message(self.Chosen(self._text))
+
+
+class Openings(VerticalScroll):
+    """The empty page: what one can do here."""
+
+    DEFAULT_CSS = """
+    Openings {
+        align: center middle; height: 1fr; scrollbar-size-vertical: 1;
+        & > Static { width: 72; max-width: 100%; height: auto; padding: 0 2; }
+        & .title { text-style: bold; margin-bottom: 1; }
+        & .hint { color: $text-muted; margin-top: 1; }
+        & .back { color: $text-muted; display: none; }
+    }
+    """
+
+    def compose(self) -> ComposeResult:
+        yield Static("A blank page. How does the story begin?", classes="title")
+        for number, text in enumerate(OPENINGS, 1):
+            yield Opening(number, text)
+        yield Static("Press 1, 2 or 3, or write a beginning of your own below.", classes="hint")
+        yield Static("The story before this one is not lost: Ctrl+Z brings it back.", classes="back")
+
+    def show_way_back(self, shown: bool) -> None:
+        """Tells how to get back to the stories that were begun before."""
+        self.query_one(".back").display = shown
+
+
+class WritingLine(Input):
+    """Where the writer's words come from."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "screen.to_page", "to the page", show=False, id="story.to_page"),
+    ]
+    DEFAULT_CSS = """
+    WritingLine, WritingLine:focus {
+        border: none; border-top: solid $border-blurred; background: $background; height: 2; padding: 0 2;
+        background-tint: transparent;
+    }
+    WritingLine:focus { border-top: solid $accent; }
+    """
+
+    shortcuts: frozenset[str] = frozenset()
+    """Keys that are not letters while the line is empty."""
+
+    @dataclass
+    class Shortcut(Message):
+        key: str
+
+    async def _on_key(self, event: events.Key) -> None:
+        if event.key in self.shortcuts and not self.value:
+            event.stop()
+            event.prevent_default()
+            self.post_message(self.Shortcut(event.key))
+
+    def _on_paste(self, event: events.Paste) -> None:
+        # An Input keeps only the first line.
+        event.stop()
+        event.prevent_default()
+        super()._on_paste(events.Paste(" ".join(filter(None, event.text.splitlines()))))

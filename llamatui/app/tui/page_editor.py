@@ -1,0 +1,115 @@
+"""The page while it is edited, and what of the story that changes."""
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Center
+from textual.message import Message
+
+from llamatui.app.tui.composer import Editor
+from llamatui.app.tui.flow import printable
+
+
+class PageEditor(Editor):
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+s", "save", "save", id="edit.save"),
+        Binding("escape", "leave", "leave", id="edit.leave"),
+    ]
+    # The text stands where the page has it; hanging spaces and the cursor need a column each.
+    DEFAULT_CSS = """
+    PageEditor, PageEditor:focus {
+        width: 80; max-width: 100%; height: 1fr; padding: 1 2 1 4; border: none; background: $background;
+        scrollbar-size-vertical: 1;
+        & .text-area--cursor-line { background: transparent; }
+    }
+    """
+
+    @dataclass
+    class Done(Message):
+        text: str
+        saved: bool
+
+    def action_save(self) -> None:
+        self.post_message(self.Done(self.text, True))
+
+    def action_leave(self) -> None:
+        self.post_message(self.Done(self.text, False))
+
+
+class Desk(Center):
+    """Where the page lies to be edited. Ctrl+S puts it back with the changes, Esc as it was.
+
+    Changes that were left come back when the same page is edited again.
+    """
+
+    DEFAULT_CSS = """
+    Desk { height: 1fr; display: none; }
+    """
+
+    @dataclass
+    class Cleared(Message):
+        """`text` is None where the page stays as it was."""
+
+        text: str | None
+        said: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._page = ""
+        self._left: str | None = None  # what was changed on that page, and not saved
+
+    def compose(self) -> ComposeResult:
+        yield PageEditor(highlight_cursor_line=False)
+
+    @property
+    def editor(self) -> PageEditor:
+        return self.query_one(PageEditor)
+
+    def begin(self, page: str, at: int) -> str:
+        """Shows the page with the cursor at its character `at`; returns what there is to say about it."""
+        again = self._left if page == self._page else None
+        self._page, self._left = page, None
+        text = page if again is None else again
+        self.display = True
+        self.editor.load_text(text)
+        before = text[:at]
+        self.editor.move_cursor((before.count("\n"), len(before) - (before.rfind("\n") + 1)))
+        self.editor.focus()
+        self.call_after_refresh(self.editor.scroll_cursor_visible)
+        return "editing" if again is None else "editing what you left"
+
+    def on_page_editor_done(self, event: PageEditor.Done) -> None:
+        event.stop()
+        self.display = False
+        if event.text == self._page:
+            self.post_message(self.Cleared(None, "nothing changed"))
+        elif event.saved:
+            self.post_message(self.Cleared(event.text, "edited"))
+        else:
+            self._left = event.text
+            self.post_message(self.Cleared(None, "as it was; e brings your changes back"))
+
+
+def smallest_change(story: str, edited: str) -> tuple[int, int, str]:
+    """(start, end, text): characters start..end of `story` become `text`, so that it reads as `edited`.
+
+    `edited` was made from `printable(story)`; where it is the same, `story` stays as it is.
+    """
+    shown = printable(story)
+    same = shared(shown, edited)
+    behind = shared(shown[same:][::-1], edited[same:][::-1])
+    # Where each character of the story is shown: a tab is four, a carriage return none.
+    places = list(accumulate((len(printable(c)) for c in story), initial=0))
+    start = bisect_right(places, same) - 1
+    end = max(bisect_left(places, len(shown) - behind), start)
+    return start, end, edited[places[start] : len(edited) - (len(shown) - places[end])]
+
+
+def shared(one: str, other: str) -> int:
+    """How many characters at the front are the same."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

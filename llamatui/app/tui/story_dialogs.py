@@ -1,0 +1,140 @@
+"""What the story room asks for: memory and the author's note, and where to save."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Input, Label
+
+from llamatui.app.tui.composer import Editor
+from llamatui.errors import LlamatuiError
+
+_DIALOG = """
+    align: center middle;
+    & > VerticalScroll {
+        width: 76; max-width: 96%; height: auto; max-height: 96%; padding: 1 2; scrollbar-size-vertical: 1;
+        background: $surface; border-left: outer $accent;
+    }
+    & .title { text-style: bold; }
+    & .hint { color: $text-muted; width: 1fr; }
+    & .error { color: $text-error; width: 1fr; display: none; margin-top: 1; }
+"""
+
+
+class MemoryDialog(ModalScreen[bool]):
+    """Dismissed with whether something was saved."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+s", "save", "save", id="memory.save"),
+        Binding("escape", "dismiss(False)", "leave as it is", id="memory.leave"),
+    ]
+    DEFAULT_CSS = f"""
+    MemoryDialog {{
+        {_DIALOG}
+        & Editor, & Editor:focus {{
+            height: auto; min-height: 2; max-height: 6; margin: 0 0 1 0; border: none; padding: 0 1;
+            background: $background; scrollbar-size-vertical: 1;
+            & .text-area--cursor-line {{ background: transparent; }}
+        }}
+    }}
+    """
+
+    def __init__(self, memory: str, note: str, save: Callable[[str, str], None]) -> None:
+        """`save(memory, note)` raises a LlamatuiError that says why it will not do."""
+        super().__init__()
+        self._memory, self._note, self._save = memory, note, save
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(can_focus=False):
+            yield Label("Memory", classes="title")
+            yield Label("Read first and never forgotten: who is who, where it happens.", classes="hint")
+            yield Editor(
+                self._memory, id="memory", placeholder="Max is a little dog. He is afraid of the sea.",
+                highlight_cursor_line=False,
+            )  # fmt: skip
+            yield Label("Author's note", classes="title")
+            yield Label("Read a little before the end: the tone, or what should come next.", classes="hint")
+            yield Editor(
+                self._note, id="note", placeholder="It becomes dark and a little scary.",
+                highlight_cursor_line=False,
+            )  # fmt: skip
+            yield Label("Not on the page. Tab: the other field. Ctrl+S saves, Esc leaves.", classes="hint")
+            yield Label("", classes="error", markup=False)
+
+    def on_mount(self) -> None:
+        for editor in self.query(Editor):
+            editor.move_cursor(editor.document.end)
+
+    def action_save(self) -> None:
+        memory, note = (self.query_one(f"#{name}", Editor).text.strip() for name in ("memory", "note"))
+        try:
+            self._save(memory, note)
+        except LlamatuiError as error:
+            _explain(self, f"{error.message}: {error.hint}")
+        else:
+            self.dismiss(True)
+
+
+class SaveDialog(ModalScreen[Path | None]):
+    """Dismissed with the file that was written."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", "do not save", id="save.leave"),
+    ]
+    DEFAULT_CSS = f"""
+    SaveDialog {{
+        {_DIALOG}
+        & Input, & Input:focus {{
+            border: none; height: 1; margin: 1 0; padding: 0 1; background: $background;
+        }}
+    }}
+    """
+
+    def __init__(self, name: str, save: Callable[[str, bool], Path]) -> None:
+        """`save(name, overwrite)` raises FileExistsError, or a LlamatuiError that says what is wrong."""
+        super().__init__()
+        self._suggested, self._save = name, save
+        self._confirmed = ""  # the name of the file that may be overwritten
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(can_focus=False):
+            yield Label("Save the story", classes="title")
+            yield Input(self._suggested, select_on_focus=False)
+            yield Label(
+                "Enter saves it: .txt as plain text, .md as Markdown. Esc leaves.\n"
+                f"Folder: {Path.cwd()}", classes="hint", markup=False,
+            )  # fmt: skip
+            yield Label("", classes="error", markup=False)
+
+    def on_mount(self) -> None:
+        line = self.query_one(Input)
+        line.selection = line.selection._replace(start=0, end=max(self._suggested.rfind("."), 0))
+
+    @on(Input.Submitted)
+    def _submitted(self, event: Input.Submitted) -> None:
+        name = event.value.strip()
+        try:
+            path = self._save(name, name == self._confirmed)
+        except FileExistsError:
+            self._confirmed = name
+            _explain(self, "There is such a file already. Enter once more overwrites it.")
+        except LlamatuiError as error:
+            _explain(self, f"{error.message}: {error.hint}")
+        else:
+            self.dismiss(path)
+
+    @on(Input.Changed)
+    def _changed(self) -> None:
+        self._confirmed = ""
+        self.query_one(".error").display = False
+
+
+def _explain(screen: ModalScreen[Any], text: str) -> None:
+    label = screen.query_one(".error", Label)
+    label.update(text)
+    label.display = True

@@ -1,0 +1,135 @@
+"""The model writes on the page: starting it, taking in what it writes, and what is told when it ends."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from llamatui.app.tui.error_screen import explain
+from llamatui.app.tui.page import Page
+from llamatui.app.tui.room import swap_notice
+from llamatui.app.tui.runner import Piece, Run
+from llamatui.app.tui.sampling_panel import SamplingPanel
+
+if TYPE_CHECKING:
+    from llamatui.app.engine import Generation
+    from llamatui.app.sampling import Sampling
+    from llamatui.app.story import Story, Token
+    from llamatui.app.tui.insight import Insight
+    from llamatui.app.tui.story_room import StoryRoom
+
+
+class Telling:
+    """The story room's runs, one after another."""
+
+    def __init__(self, room: "StoryRoom") -> None:
+        self._room = room
+        self._taken = 0  # pieces of the run that the story has
+        self._began = 0  # tokens that the story had when the run began
+        self._retrying = False
+        self._told_shift = False
+        self._next: Callable[[], None] | None = None  # what waits for the model to stop
+
+    @property
+    def page(self) -> Page:
+        return self._room.query_one(Page)
+
+    @property
+    def story(self) -> "Story":
+        assert self._room.story is not None
+        return self._room.story
+
+    def when_idle(self, action: Callable[[], None]) -> None:
+        """Does it at once, or as soon as the model has stopped."""
+        if self._room.busy:
+            self._next = action
+            self._room.stop()
+        else:
+            action()
+
+    def go_on(self, until: Callable[[str, str], bool] | None = None, *, retrying: bool = False) -> None:
+        """Lets the model write behind the end of the page.
+
+        Args:
+            until: See `Room.generate`.
+            retrying: Its last words were taken back, and come again if there are no others.
+        """
+        room, story, page = self._room, self.story, self.page
+        room.insight.cancel()
+        sampling = room.query_one(SamplingPanel).sampling
+        self._taken, self._began, self._told_shift = 0, len(story.path), False
+        self._retrying = retrying
+        room.show_page(True)
+        page.move_to(None)
+        page.writing = True
+        page.anchor()
+        page.focus()
+        room.generate(lambda: start(story, sampling, room.insight), until)
+
+    def take_in(self, run: Run) -> None:
+        """Gives the story and the page what the model has written since the last time."""
+        fresh = run.pieces[self._taken :]
+        self._taken += len(fresh)
+        self.page.append(grown(self.story, fresh))
+        dropped = run.generation.dropped_tokens if run.generation else 0
+        if dropped:
+            self.page.forgotten = self.story.forgotten + dropped
+        if dropped and not self._told_shift:
+            self._told_shift = True
+            self._room.notify(
+                "Its oldest words are forgotten and stand there dimmed. Memory stays.",
+                title="The context was full",
+            )
+
+    def finish(self, run: Run) -> None:
+        room, story, page = self._room, self.story, self.page
+        self.take_in(run)
+        wrote = bool(run.complete_pieces())
+        story.finish(run.generation)
+        if wrote and story.same_again():
+            room.notify("The same words as before: the seed is kept, or the temperature is 0.")
+        elif not wrote and self._retrying:
+            story.tree.undo()
+        page.writing = False
+        self._tell_swap(run.generation)
+        room.show_story()
+        if not page.display and not room.typing:
+            room.home.focus()
+        if run.error is not None:
+            message, hint = explain(run.error)
+            room.notify(f"{message}\n{hint}", title="The model failed", severity="error", markup=False)
+        if self._next is not None:
+            room.call_later(self.when_idle, self._next)
+            self._next = None
+        else:
+            room.call_later(room.insight.fill)
+
+    def accept(self, pieces: Sequence[Piece]) -> None:
+        """Goes on with words that the model wrote elsewhere."""
+        self.story.tree.mark()
+        self.story.begin()
+        grown(self.story, pieces)
+        self.story.finish(None)
+
+    def _tell_swap(self, generation: "Generation | None") -> None:
+        """Says that another backend took over, and marks where."""
+        if generation is None or generation.swap is None:
+            return
+        at = self._began + generation.swap.at
+        if at < len(self.story.path):
+            self.page.mark(self.story.path[at], f"⇄ {generation.swap.new}")
+        self._room.notify(swap_notice(generation))
+
+
+def grown(story: "Story", pieces: Sequence[Piece]) -> "list[Token]":
+    return [
+        story.grow(
+            piece.record.id, piece.text, pending=piece.pending,
+            record=piece.record if piece.record.top else None,
+        )
+        for piece in pieces
+    ]  # fmt: skip
+
+
+def start(story: "Story", sampling: "Sampling", insight: "Insight") -> "Generation":
+    from llamatui.app.sampler import Sampler
+
+    return story.start(Sampler(sampling), insight.wanted)

@@ -1,0 +1,219 @@
+"""What can be done with a message: go on, ask again, edit, flip, copy, undo; with keys and with the mouse."""
+
+import threading
+
+import pytest
+
+from llamatui.app.tui import clipboard
+from llamatui.app.tui.chat_message import Answer, ChatMessage, Marks, Note, Question
+from llamatui.app.tui.composer import Composer
+from llamatui.app.tui.transcript import Transcript
+
+
+def said(room):
+    return [turn.content for turn in room.conversation.turns]
+
+
+def answers(room):
+    return [answer.source for answer in room.query(Answer)]
+
+
+def marks(room):
+    return [str(one.content) for one in room.query(Marks)]
+
+
+@pytest.fixture
+def ask(wait_until, write):
+    async def ask(room, pilot, text):
+        before = len(room.conversation.turns)
+        await write(pilot, text)
+        await pilot.press("enter")
+        await wait_until(lambda: len(room.conversation.turns) == before + 2 and not room.busy, "an answer")
+        await pilot.pause()
+
+    return ask
+
+
+async def test_a_stopped_answer_goes_on_where_it_ended(open_room, say, write, wait_until):
+    gate = threading.Semaphore(4)
+    say("one two", gate)
+    async with open_room("chat") as (room, pilot):
+        await write(pilot, "go")
+        await pilot.press("enter")
+        await wait_until(lambda: answers(room) == ["one "])
+        await pilot.press("escape")
+        gate.release()
+        await wait_until(lambda: not room.busy)
+        assert marks(room)[1] == "stopped"
+        before = said(room)[1]
+        assert before.startswith("one ")
+        say(" and three")
+        await pilot.press("up", "space")
+        await wait_until(lambda: not room.busy and said(room)[1] != before)
+        assert said(room) == ["go", before + " and three"]
+        assert answers(room) == [before + " and three"]
+        assert marks(room)[1] == ""
+        turn = room.conversation.turns[1]
+        assert room.model.tokenizer.decode(turn.ids).strip() == turn.content
+
+
+async def test_stopping_in_a_code_block_harms_nothing_behind_it(open_room, ask, say):
+    async with open_room("chat", context=512) as (room, pilot):
+        say("```py\nx = 1")
+        await ask(room, pilot, "a")
+        say("*fine*")
+        await ask(room, pilot, "b")
+        assert len(room.query("Code")) == 1
+        assert answers(room)[1] == "*fine*"
+
+
+async def test_versions_of_an_answer_stand_side_by_side(open_room, ask, say, wait_until):
+    async with open_room("chat", context=512) as (room, pilot):
+        say("first")
+        await ask(room, pilot, "hi")
+        say("second")
+        await pilot.press("ctrl+r")
+        await wait_until(lambda: not room.busy and answers(room) == ["second"])
+        assert marks(room)[1] == "‹ 2/2 ›"
+        await pilot.press("up", "left")
+        await wait_until(lambda: answers(room) == ["first"])
+        await pilot.pause()
+        assert marks(room)[1] == "‹ 1/2 ›"
+        assert isinstance(room.focused, Answer)
+        await pilot.press("right")
+        await wait_until(lambda: answers(room) == ["second"])
+        await pilot.pause()
+        bar = room.query(Marks).last()
+        await pilot.click(bar, offset=(0, 0))
+        await wait_until(lambda: answers(room) == ["first"])
+
+
+async def test_an_edited_question_is_asked_on_a_branch(open_room, ask, say, wait_until):
+    async with open_room("chat", context=512) as (room, pilot):
+        say("yes", again=2)
+        await ask(room, pilot, "hi")
+        await ask(room, pilot, "and?")
+        composer = room.query_one(Composer)
+        composer.text = "a draft"
+        composer.move_cursor((0, 0))
+        await pilot.press("up", "up", "up", "up")
+        assert room.focused.item.text == "hi"
+        await pilot.press("e")
+        assert composer.text == "hi"
+        await pilot.press("escape")
+        assert composer.text == "a draft"
+        composer.move_cursor((0, 0))
+        await pilot.press("up", "up", "up", "up", "e", "!")
+        say("no")
+        await pilot.press("enter")
+        await wait_until(lambda: not room.busy and said(room) == ["hi!", "no"])
+        assert composer.text == "a draft"
+        await pilot.pause()
+        assert marks(room)[0] == "‹ 2/2 ›"
+        await room.action_undo()
+        assert said(room) == ["hi", "yes", "and?", "yes"]
+        await room.action_redo()
+        assert said(room) == ["hi!", "no"]
+
+
+async def test_an_edited_answer_is_what_the_model_said(open_room, ask, say):
+    async with open_room("chat", context=512) as (room, pilot):
+        say("yes")
+        await ask(room, pilot, "hi")
+        await pilot.press("up", "e", *" sir", "enter")
+        await pilot.pause()
+        assert said(room) == ["hi", "yes sir"]
+        assert not room.busy
+        say("well")
+        await ask(room, pilot, "so?")
+        assert "yes sir" in room.model.tokenizer.decode(room.session.tokens)
+
+
+async def test_an_older_answer_is_given_again(open_room, ask, say, wait_until):
+    async with open_room("chat", context=512) as (room, pilot):
+        say("yes", again=2)
+        await ask(room, pilot, "hi")
+        await ask(room, pilot, "and?")
+        await pilot.press("up", "up", "up")
+        assert room.focused.item.text == "yes"
+        say("no")
+        await pilot.press("r")
+        await wait_until(lambda: not room.busy and said(room) == ["hi", "no"])
+        await pilot.pause()
+        assert [one.item.text for one in room.query(ChatMessage)] == ["hi", "no"]
+
+
+async def test_copying(open_room, ask, say, monkeypatch):
+    copied = []
+    monkeypatch.setattr("llamatui.app.tui.chat_room.copy", lambda app, text: copied.append(text))
+    async with open_room("chat", context=512) as (room, pilot):
+        say("two:\n\n```\nls\n```\n\n~~~\ncat\n~~~\n")
+        await ask(room, pilot, "hi")
+        await pilot.press("up", "c", "y", "y", "y")
+        await pilot.pause()
+        assert copied == [said(room)[1], "ls\n", "cat\n", "ls\n"]
+
+
+async def test_typing_and_escape_go_back_to_the_composer(open_room, ask, say):
+    async with open_room("chat") as (room, pilot):
+        say("yes")
+        await ask(room, pilot, "hi")
+        composer = room.query_one(Composer)
+        await pilot.press("up", "up")
+        assert isinstance(room.focused, Question)
+        await pilot.press("w", "x")
+        await pilot.pause()
+        assert room.focused is composer
+        assert composer.text == "wx"
+        await pilot.press("up", "escape")
+        assert room.focused is composer
+        await pilot.press("up", "down")
+        assert room.focused is composer
+
+
+async def test_a_new_chat_can_be_undone(open_room, ask, say):
+    async with open_room("chat") as (room, pilot):
+        say("yes")
+        await ask(room, pilot, "hi")
+        await pilot.press("ctrl+n")
+        await pilot.pause()
+        assert not said(room)
+        await room.action_undo()
+        assert said(room) == ["hi", "yes"]
+        assert room.query_one(Transcript).display
+
+
+async def test_another_model_goes_on(open_room, ask, say, tiny_model):
+    from llamatui.app.model import load_model
+
+    async with open_room("chat", context=512) as (room, pilot):
+        say("yes")
+        await ask(room, pilot, "hi")
+        other = load_model(tiny_model)
+        room.open(other)
+        await pilot.pause()
+        assert room.conversation.model is other
+        assert said(room) == ["hi", "yes"]
+        assert "goes on from here" in room.query_one(Note).item.text
+        say("more")
+        await ask(room, pilot, "so?")
+        assert "yes" in room.model.tokenizer.decode(room.session.tokens)
+        prompt, stops = room.question()
+        assert room.model.tokenizer.decode(prompt).rstrip().endswith("[/INST]")
+        assert stops
+
+
+def test_tools_of_the_system(monkeypatch):
+    monkeypatch.setattr(clipboard.shutil, "which", lambda name: f"/bin/{name}" if name == "xclip" else None)
+    for name in ("SSH_CONNECTION", "SSH_TTY", "DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert clipboard.tool() is None
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert clipboard.tool() == ["/bin/xclip", "-selection", "clipboard"]
+    monkeypatch.setenv("SSH_TTY", "/dev/pts/0")
+    assert clipboard.tool() is None
+
+
+def test_a_failing_tool_is_no_error(tmp_path):
+    clipboard._run([str(tmp_path / "none")], "text")
+    clipboard._run(["false"], "text \udcff")
