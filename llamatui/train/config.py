@@ -8,7 +8,7 @@ The defaults suit a few megabytes of text and a few cores: half an hour to a mod
 import json
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
@@ -49,7 +49,9 @@ class TrainConfig:
     max_iters: int = _option(2000, "Steps of the optimizer.")
     learning_rate: float = _option(2e-3, "At its highest, after warm-up.")
     min_lr: float = _option(0.0, "Learning rate at the end of the cosine.")
-    warmup_iters: int = _option(100, "Steps over which the learning rate rises from 0.")
+    warmup_iters: int = _option(
+        100, "Steps over which the learning rate rises from 0; by default at most a tenth."
+    )
     weight_decay: float = _option(0.1, "Of matrices, decoupled (AdamW).")
     beta1: float = _option(0.9, "Of AdamW.")
     beta2: float = _option(0.95, "Of AdamW.")
@@ -89,6 +91,29 @@ class TrainConfig:
         )
 
 
+def with_defaults(settings: dict[str, Any]) -> TrainConfig:
+    """A run that is to be this, and by default else: a short one warms up for a tenth of its steps."""
+    config = TrainConfig(**settings)
+    if "warmup_iters" in settings:
+        return config
+    return replace(config, warmup_iters=min(config.warmup_iters, config.max_iters // 10))
+
+
+def config_of(model: "ModelConfig", wanted: TrainConfig) -> TrainConfig:
+    """`wanted` with the architecture of a model that exists; windows stay as long where they fit."""
+    return replace(
+        wanted,
+        dim=model.dim,
+        n_layers=model.n_layers,
+        n_heads=model.n_heads,
+        n_kv_heads=model.n_kv_heads,
+        hidden_dim=model.hidden_dim,
+        max_seq_len=min(wanted.max_seq_len, model.max_seq_len),
+        rope_theta=model.rope_theta,
+        tied=model.shared_classifier,
+    )
+
+
 def check(config: TrainConfig) -> None:
     """Checks what needs no data and no machine.
 
@@ -125,6 +150,11 @@ def check(config: TrainConfig) -> None:
         raise UsageError(
             f"n_kv_heads: expected a divisor of n_heads {c.n_heads}, found {c.n_kv_heads}",
             "each key and value head serves the same number of query heads",
+        )
+    if c.warmup_iters >= c.max_iters:
+        raise UsageError(
+            f"warmup_iters: expected less than max_iters {c.max_iters}, found {c.warmup_iters}",
+            "the learning rate would not come to its highest",
         )
     if c.min_lr > c.learning_rate:
         raise UsageError(f"min_lr {c.min_lr:g}: expected at most learning_rate {c.learning_rate:g}")

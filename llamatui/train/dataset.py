@@ -61,6 +61,10 @@ class Dataset:
     """ "uint16" or "uint32"."""
     splits: dict[Split, SplitInfo]
 
+    @property
+    def n_tokens(self) -> dict[Split, int]:
+        return {name: split.n_tokens for name, split in self.splits.items()}
+
 
 def start_id(tokenizer: Tokenizer) -> int:
     """Id in front of every document: BOS, or where a vocabulary has none in use the end of the one before."""

@@ -14,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from llamatui.app.cli import main  # noqa: E402
+from llamatui.app.cli import train as command  # noqa: E402
 from llamatui.backends.checkpoint import Checkpoint  # noqa: E402
 from llamatui.backends.checkpoint_writer import write_checkpoint  # noqa: E402
 from llamatui.train import machine, trainer  # noqa: E402
@@ -188,6 +189,7 @@ def test_a_run_that_diverges_ends_with_1(llamatui: Command, data: Path, tmp_path
             "the command line: dtype: expected one of auto, float32, bfloat16, float16, found 'int8'",
         ),
         (["--dtype", "float16", "--device", "cpu"], "float16 needs CUDA"),
+        (["--max-iters", "50", "--warmup-iters", "50"], "warmup_iters: expected less than max_iters 50"),
         (["--learning-rate", "nan"], "learning_rate: expected a positive number, found nan"),
         (["--config", "none.toml"], "none.toml: cannot be read"),
         (["--resume", "--init-from", "m.bin"], "--resume and --init-from exclude each other"),
@@ -203,6 +205,19 @@ def test_wrong_flags_are_usage_errors(
     assert problem in result.err
     assert result.out == ""
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_of_several_processes_the_first_tells_what_is_wrong(
+    llamatui: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str
+) -> None:
+    """The others give it the time to."""
+    waited: list[float] = []
+    monkeypatch.setattr(command.time, "sleep", waited.append)
+    monkeypatch.setenv("RANK", rank)
+    result = llamatui("train", "run", data, tmp_path / "out", "--dim", 7)
+    assert result.code == 2
+    assert waited == ([] if rank == "0" else [command.AFTER_THE_FIRST])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it is there")
@@ -221,6 +236,31 @@ def test_a_sample_is_text_on_stdout_and_the_same_each_time(llamatui: Command, do
     assert two.startswith(result.out + "---\nthe cat")
     greedy = [llamatui("train", "sample", done, "-t", 0, "-n", 5, "-s", seed).out for seed in (1, 2)]
     assert greedy[0] == greedy[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["-t", "nan"], "temperature must be in 0.0..100.0, found nan"),
+        (["-t", "inf", "--top-k", 3], "temperature must be in 0.0..100.0, found inf"),
+        (["-t", "-1"], "temperature must be in"),
+        (["-t", "1e-320"], "temperature must be 0 or at least 1e-05"),
+        (["--top-k", "-1"], "top_k must be in"),
+        (["-s", "99999999999999999999"], "seed must be in"),
+        (["-s", (1 << 64) - 1, "--samples", 2], "seed must be in"),
+        (["-s", "-1"], "seed must be in"),
+    ],
+)
+def test_a_sample_has_the_ranges_of_generate(
+    llamatui: Command, tmp_path: Path, flags: list[object], problem: str
+) -> None:
+    result = llamatui("train", "sample", tmp_path, *flags)
+    assert (result.code, result.out) == (2, "")
+    assert problem in result.err
+
+
+def test_a_seed_may_be_as_large_as_generate_s(llamatui: Command, done: Path) -> None:
+    assert llamatui("train", "sample", done, "-n", 3, "-s", (1 << 64) - 1).code == 0
 
 
 @pytest.mark.parametrize("lora", [False, True])

@@ -53,6 +53,21 @@ def test_from_text_to_ids_as_each_step_suggests(tmp_path: Path) -> None:
     assert open_dataset(tmp_path / "data" / "tokens").vocab_size == 290
 
 
+def test_no_text_counts_twice(tmp_path: Path) -> None:
+    """What is to validate on is no text to train on, wherever it lies."""
+    (tmp_path / "text").mkdir()
+    for name, documents in (("train", 3), ("valid", 2)):
+        (tmp_path / "text" / f"{name}.txt").write_text("<|endoftext|>".join([STORY] * documents))
+    write_tokenizer_bin(tmp_path / "tok.bin")
+    text = [tmp_path / "text", tmp_path / "text" / ".." / "text" / "train.txt"]
+    valid = tmp_path / "text" / "valid.txt"
+    result = run("pretokenize", *text, "--valid", valid, "-z", tmp_path / "tok.bin", "-o", tmp_path / "d")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.splitlines()[0] == "2 of 3 files left out: named twice, or to validate on"
+    splits = open_dataset(tmp_path / "d").splits
+    assert (splits["train"].n_documents, splits["valid"].n_documents) == (3, 2)
+
+
 def test_an_error_is_two_lines(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(STORY)
     for args in (
@@ -79,7 +94,7 @@ def test_a_signal_ends_all_processes(stop: signal.Signals, tmp_path: Path) -> No
     process = subprocess.Popen(
         [*COMMAND, *args], stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True
     )
-    while not (tmp_path / "d" / "train-0000.bin").exists():
+    while not list((tmp_path / "d").rglob("train-0000.bin")):
         assert process.poll() is None
         time.sleep(0.01)
     (os.killpg if stop == signal.SIGINT else os.kill)(process.pid, stop)

@@ -19,6 +19,7 @@ from llamatui.train.config import (
     checked_values,
     read_config,
     to_toml,
+    with_defaults,
 )
 
 KINDS = get_type_hints(TrainConfig)
@@ -95,6 +96,7 @@ def test_zero_is_refused_where_it_makes_no_sense(name: str) -> None:
         ({"n_heads": 6, "n_kv_heads": 4}, "n_kv_heads: expected a divisor of n_heads 6, found 4"),
         ({"n_heads": 6, "n_kv_heads": 12}, "n_kv_heads: expected a divisor"),
         ({"min_lr": 1.0}, "min_lr 1: expected at most learning_rate 0.002"),
+        ({"warmup_iters": 2000}, "warmup_iters: expected less than max_iters 2000, found 2000"),
         ({"dropout": 1.0}, "dropout: expected a number from 0 to less than 1"),
         ({"threads": 2000}, "threads: expected at most 1024"),
         ({"sample_prompt": "\udc80"}, "sample_prompt: expected UTF-8"),
@@ -160,6 +162,14 @@ def test_what_zero_stands_for_is_filled_in() -> None:
     model = TrainConfig(dim=64, n_heads=4).model_config(300)
     assert (model.n_kv_heads, model.hidden_dim, model.vocab_size) == (4, 192, 300)
     assert model.hidden_dim >= 8 * 64 / 3
+
+
+@pytest.mark.parametrize(("max_iters", "expected"), [(1, 0), (50, 5), (1000, 100), (9999, 100)])
+def test_a_short_run_warms_up_for_a_tenth_of_it(max_iters: int, expected: int) -> None:
+    config = with_defaults({"max_iters": max_iters})
+    check(config)
+    assert config.warmup_iters == expected
+    assert with_defaults({"max_iters": max_iters, "warmup_iters": 7}).warmup_iters == 7
 
 
 def test_a_setting_that_is_fixed_may_be_repeated_but_not_changed() -> None:

@@ -110,12 +110,14 @@ def test_own_text_to_validate_on_and_a_rerun(
     out.mkdir(parents=True)
     for name in ("train-0000.bin", "train-0007.bin", INFO, "tokenizer_config.json"):
         (out / name).write_text("of before")
-    (out / "train-data.bin").write_text("of the user's")
+    for name in ("train-data.bin", "train-2024-mine.bin", "valid-123.bin"):
+        (out / name).write_text("of the user's")
     dataset = pretokenize([train], out, tokenizer_file, valid=[valid], processes=1)
     assert contents(dataset, tokenizer, "train") == ["one", "two"]
     assert contents(dataset, tokenizer, "valid") == ["three"]
     assert {path.name for path in out.iterdir()} == {
-        INFO, "tokenizer.bin", "train-0000.bin", "valid-0000.bin", "train-data.bin",
+        INFO, "tokenizer.bin", "train-0000.bin", "valid-0000.bin",
+        "train-data.bin", "train-2024-mine.bin", "valid-123.bin",
     }  # fmt: skip
     assert load_tokenizer(out / dataset.tokenizer, dataset.vocab_size)
 
@@ -158,7 +160,7 @@ def test_one_that_is_stopped_leaves_nothing(
     monkeypatch.setattr(module, "BATCH", 100)
 
     def progress(done: int, total: int) -> None:
-        assert list((tmp_path / "d").glob("train-0000.bin"))
+        assert list((tmp_path / "d").rglob("train-0000.bin"))
         raise Stop
 
     text = write(tmp_path / "a.txt", DOCUMENTS)
@@ -200,6 +202,37 @@ def test_a_full_disk(tokenizer_file: Path, tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(LlamatuiError, match="d: cannot be written: No space left on device"):
         pretokenize([text], tmp_path / "d", tokenizer_file, processes=1)
     assert list((tmp_path / "d").iterdir()) == []
+
+
+def test_one_that_fails_leaves_the_dataset_that_was_there(tokenizer_file: Path, tmp_path: Path) -> None:
+    text, out = write(tmp_path / "a.txt", DOCUMENTS), tmp_path / "d"
+    pretokenize([text], out, tokenizer_file, processes=1)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    (tmp_path / "b.jsonl").write_text('"one"\n{')
+    with pytest.raises(UsageError, match="expected JSON"):
+        pretokenize([text, tmp_path / "b.jsonl"], out, tokenizer_file, processes=1)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_what_a_killed_one_leaves_is_not_kept(
+    tokenizer_file: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    (tmp_path / "d" / module.PART).mkdir(parents=True)
+    (tmp_path / "d" / module.PART / "train-0000.bin").write_bytes(b"half")
+    text = write(tmp_path / "a.txt", ["one", "two"])
+    dataset = pretokenize([text], tmp_path / "d", tokenizer_file, valid=[text], processes=1)
+    assert contents(dataset, tokenizer, "train") == ["one", "two"]
+    assert not (tmp_path / "d" / module.PART).exists()
+
+
+def test_a_tokenizer_in_the_folder_stays_as_it_is(tokenizer_file: Path, tmp_path: Path) -> None:
+    own = tmp_path / "d" / "tokenizer.bin"
+    own.parent.mkdir()
+    own.write_bytes(tokenizer_file.read_bytes())
+    before = own.stat()
+    text = write(tmp_path / "a.txt", ["one"])
+    assert pretokenize([text], own.parent, own, valid=[text], processes=1).tokenizer == own.name
+    assert own.stat() == before
 
 
 def test_text_that_cannot_be_read_is_no_trouble_of_the_folder(tokenizer_file: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """`llamatui train`: from raw text to a model that tells stories. Needs `llamatui[train]`."""
 
 import inspect
+import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from importlib.util import find_spec
@@ -19,6 +21,10 @@ app = typer.Typer(no_args_is_help=True)
 app.command()(train_data.download)
 app.command()(train_data.vocab)
 app.command()(train_data.pretokenize)
+
+AFTER_THE_FIRST = 5.0
+"""Seconds until another process of a run tells what is wrong. Most often the first one finds the same and
+tells it, and torchrun ends the others."""
 
 Checkpoint = Annotated[
     Path, typer.Argument(help="A run's folder, or a checkpoint in one; of a folder the best is taken.")
@@ -70,19 +76,24 @@ def run(
     Example: llamatui train run data/ runs/first --dim 192 --max-iters 2000
     """
     require_torch()
-    if resume and init_from is not None:
-        raise UsageError("--resume and --init-from exclude each other", "a resumed run has its model")
     from llamatui.app.config import resolve
     from llamatui.app.training.watch import watch
     from llamatui.train.run import train
 
-    settings = {**(read_config(config) if config else {}), **checked_values(settings, "the command line")}
-    stopped = watch(
-        lambda stop: train(data, out, settings, resume=resume, init_from=init_from, stop=stop),
-        out,
-        plain=plain,
-        theme=resolve()[0].theme or "dark",
-    )
+    try:
+        if resume and init_from is not None:
+            raise UsageError("--resume and --init-from exclude each other", "a resumed run has its model")
+        settings = {**(read_config(config) if config else {}), **checked_values(settings, "the command line")}
+        stopped = watch(
+            lambda stop: train(data, out, settings, resume=resume, init_from=init_from, stop=stop),
+            out,
+            plain=plain,
+            theme=resolve()[0].theme or "dark",
+        )
+    except UsageError:
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(AFTER_THE_FIRST)
+        raise
     if stopped:
         raise typer.Exit(INTERRUPTED)
 
@@ -92,15 +103,17 @@ def sample(
     checkpoint: Checkpoint,
     prompt: Annotated[str, typer.Option("-i", "--input", help="What the text begins with.")] = "",
     n: Annotated[int, typer.Option("-n", min=1, help="Positions to run, prompt included.")] = 256,
-    temperature: Annotated[
-        float, typer.Option("-t", "--temperature", min=0.0, help="0: the likeliest.")
-    ] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Keeps the k likeliest tokens; 0: all.")] = 0,
+    temperature: Annotated[float, typer.Option("-t", "--temperature", help="0: the likeliest.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Keeps the k likeliest tokens; 0: all.")] = 0,
     seed: Annotated[int, typer.Option("-s", "--seed", help="Random seed.")] = 1337,
     samples: Annotated[int, typer.Option(min=1, help="How many texts.")] = 1,
 ) -> None:
     """Print text from a checkpoint, computed by PyTorch: the reference for what it becomes as a .bin."""
     require_torch()
+    from llamatui.app.sampling import Sampling
+
+    for used in (seed, seed + samples - 1):
+        Sampling(temperature=temperature, top_k=top_k, seed=used)  # of the same ranges as `generate`'s
     from llamatui.train.pretrained import load_trained
     from llamatui.train.sample import sample_text
 
@@ -128,8 +141,6 @@ def export(
 
     Example: llamatui train export runs/first story.bin --version 2
     """
-    import time
-
     from llamatui.app.cli.export import summary, write_bin
     from llamatui.export.llama2c_checkpoint import open_llama2c
     from llamatui.train.run_folder import checkpoint_path

@@ -3,6 +3,7 @@
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -59,10 +60,10 @@ def vocab(
 
     Example: llamatui train vocab stories.txt -o data/tokenizer.model --size 2048
     """
-    from llamatui.train.documents import read_documents, text_files
+    from llamatui.train.documents import read_documents
     from llamatui.train.vocab import train_vocab
 
-    files = text_files(text)
+    files = _files(text)
     if out.is_dir():
         raise UsageError(f"{out}: expected a file to write, found a folder", f"-o {out / 'tokenizer.model'}")
     print(f"finding the {size:,} best pieces for {_size(files)} of text ...", file=sys.stderr, flush=True)
@@ -103,10 +104,10 @@ def pretokenize(
     from llamatui.app.cli.progress import progress_bar
     from llamatui.backends.threads import default_threads
     from llamatui.train.dataset import SPLITS
-    from llamatui.train.documents import text_files
     from llamatui.train.pretokenize import pretokenize as write
 
-    files, valid_files = text_files(text), text_files(valid) if valid else []
+    valid_files = _files(valid) if valid else []
+    files = _files(text, valid_files)
     with progress_bar("tokenizing") as progress:
         dataset = write(
             files, out, tokenizer,
@@ -120,6 +121,20 @@ def pretokenize(
             file=sys.stderr,
         )
     _suggest("run", out, "runs/first")
+
+
+def _files(text: list[Path], used: Sequence[Path] = ()) -> list[Path]:
+    """The files of `text`, each once, and none that is used for something else; tells what is left out."""
+    from llamatui.train.documents import text_files
+
+    found = text_files(text)
+    files = {path.resolve(): path for path in found}
+    for path in used:
+        files.pop(path.resolve(), None)
+    if left_out := len(found) - len(files):
+        why = "named twice, or to validate on" if used else "named twice"
+        print(f"{left_out} of {len(found)} files left out: {why}", file=sys.stderr)
+    return list(files.values())
 
 
 def _size(files: list[Path]) -> str:

@@ -14,6 +14,7 @@ from textual.reactive import reactive
 from textual.widget import Widget
 from textual.widgets import Footer, Static
 
+from llamatui.app.cli.terminal import Interrupted
 from llamatui.app.training.chart import POINT, Curve, Role, axis_end, draw
 from llamatui.app.training.lines import duration
 from llamatui.app.training.metrics import read_metrics
@@ -58,6 +59,8 @@ def follow(events: Iterator[Event], stop: Stop, out: Path, theme: str) -> Finish
     if view.left:
         worker.interrupt()
         worker.join(GRACE)
+        if worker.running:  # in a computation, which nothing interrupts
+            raise Interrupted
     elif worker.running:  # the view failed, and said so
         stop.ask()
         worker.join()

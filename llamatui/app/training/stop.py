@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -31,15 +31,17 @@ class Stop:
         return now - self._asked_at > SAME_REQUEST
 
 
+Handler = Callable[[int, FrameType | None], None]
+
+
 @contextmanager
 def stop_on_signal(notice: str = "") -> Iterator[Stop]:
-    """Ctrl+C and SIGTERM ask to stop; the second one acts as before.
+    """Ctrl+C and SIGTERM ask to stop; the second one acts as before. A terminal that is closed asks, too.
 
     Args:
         notice: Written to stderr at the first.
     """
     stop = Stop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:
         for number, handler in before.items():
@@ -51,13 +53,25 @@ def stop_on_signal(notice: str = "") -> Iterator[Stop]:
             restore()
             signal.raise_signal(signum)
         elif first and notice:
-            os.write(
-                2, notice.encode()
-            )  # a signal may come in the midst of a print, which cannot be entered twice
+            # Not printed: a signal may come in the midst of a print, which cannot be entered twice.
+            os.write(2, notice.encode())
 
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # nohup, or in the background of a script
-            signal.signal(number, ask)
+    def hang_up(signum: int, frame: FrameType | None) -> None:
+        """However often: nobody is there to be in a hurry."""
+        stop.ask()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for fd in terminals:  # to write there would fail
+            os.dup2(nowhere, fd)
+        os.close(nowhere)
+
+    handlers: dict[int, Handler] = {signal.SIGINT: ask, signal.SIGTERM: ask}
+    if hasattr(signal, "SIGHUP"):
+        handlers[signal.SIGHUP] = hang_up
+    before = {number: signal.getsignal(number) for number in handlers}
+    terminals = [fd for fd in (1, 2) if os.isatty(fd)]
+    for number, handler in handlers.items():
+        if before[number] is not signal.SIG_IGN:  # nohup, or in the background of a script
+            signal.signal(number, handler)
     try:
         yield stop
     finally:

@@ -36,7 +36,7 @@ def watch(start: Callable[[Stop], Iterator[Event]], out: Path, *, plain: bool, t
             return _end(start(stop), lambda event: None).stopped
     if plain or rank is not None or not _is_terminal():
         with stop_on_signal(NOTICE) as stop:
-            end = _end(recorded(start(stop), out), _Printer())
+            end = _end(recorded(start(stop), out), _Printer(stop))
     else:
         from llamatui.app.training.live import follow
 
@@ -60,14 +60,18 @@ def _end(events: Iterator[Event], show: Callable[[Event], None]) -> Finished:
 
 
 class _Printer:
-    def __init__(self) -> None:
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
         self._log_interval = 1
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started):
             self._log_interval = event.log_interval
-        for line in lines(event, self._log_interval):
-            print(line, flush=True)
+        try:
+            for line in lines(event, self._log_interval):
+                print(line, flush=True)
+        except OSError:  # the terminal is gone, or the disk behind `>` is full: the run is saved first
+            self._stop.ask()
 
 
 def _is_terminal() -> bool:

@@ -1,5 +1,6 @@
 """Plain lines, what is said at the end, and who of several processes says it."""
 
+import io
 import json
 import os
 import pty
@@ -135,6 +136,36 @@ def test_a_signal_stops_a_plain_run_after_its_step_with_a_checkpoint(tmp_path, n
     assert b"stopping: this step is finished and saved first" in err
     assert b"the same command with --resume" in err
     assert json.loads((tmp_path / METRICS).read_text().splitlines()[-1])["stopped"] is True
+
+
+def test_a_run_whose_output_cannot_be_written_is_saved_first(tmp_path, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            if text.startswith("step 3"):
+                raise OSError(28, "No space left on device")
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert watch_fake(tmp_path, steps=10**6, eval_interval=10**6) is True
+    assert json.loads((tmp_path / METRICS).read_text().splitlines()[-1])["stopped"] is True
+    assert (tmp_path / "last.pt").exists()
+
+
+@pytest.mark.parametrize("args", [[], ["--plain"]], ids=["live", "plain"])
+def test_a_terminal_that_is_closed_stops_a_run_with_a_checkpoint(tmp_path, args):
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir(REPOSITORY)
+        os.execv(sys.executable, [sys.executable, "-c", SCRIPT, "train", "run", "data", str(tmp_path), *args])
+    screen = b""
+    while b"tok/s" not in screen:
+        assert select.select([terminal], [], [], 30)[0], screen[-2000:]
+        screen += os.read(terminal, 1 << 16)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 130
+    assert json.loads((tmp_path / METRICS).read_text().splitlines()[-1])["stopped"] is True
+    assert (tmp_path / "last.pt").exists()
 
 
 class Terminal:
