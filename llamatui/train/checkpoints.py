@@ -129,7 +129,9 @@ def load(path: Path) -> dict[str, Any]:
         CheckpointError: Missing, damaged, or not a checkpoint of ours.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: expected a checkpoint, found none", "was the run's folder named?")
+        raise CheckpointError(
+            f"{path}: expected a checkpoint, found none", "leave out --resume to begin a run"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may raise anything in PyTorch's reader

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from multiprocessing.connection import Connection
@@ -33,6 +33,7 @@ from llamatui.train.dataset import (
     Shard,
     Split,
     SplitInfo,
+    listed_tokenizer,
     smallest_dtype,
     start_id,
     write_info,
@@ -70,11 +71,15 @@ def pretokenize(
             of each where there are fewer.
 
     Raises:
-        UsageError: A file cannot be read, or there is too little text.
+        UsageError: A file cannot be read, there is too little text, or files of others are in the way.
         TokenizerError: The tokenizer cannot be read.
         LlamatuiError: The folder cannot be written to.
     """
     tokenizer = load_tokenizer(tokenizer_file)
+    tokenizer_files = {
+        ending.removeprefix("."): data
+        for ending, data in from_file(tokenizer_file, tokenizer.vocab_size).items()
+    }
     if start_id(tokenizer) < 0:
         raise UsageError(
             f"{tokenizer_file}: expected a token that begins or ends a document, found none",
@@ -90,6 +95,8 @@ def pretokenize(
     done = 0
     part = folder / PART
     try:
+        _check_place(folder, tokenizer_file, tokenizer_files)
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         shutil.rmtree(part, ignore_errors=True)  # of one that was killed
         part.mkdir(parents=True)
         try:
@@ -102,19 +109,43 @@ def pretokenize(
             for split, writer in writers.items():
                 if not writer.n_documents:
                     raise UsageError(f"expected text for {split}, found none", "give more, or other files")
-            name = _copy_tokenizer(tokenizer_file, tokenizer.vocab_size, part, folder)
+            for name, data in tokenizer_files.items():
+                if (folder / name).resolve() != tokenizer_file.resolve():
+                    (part / name).write_bytes(data)
+            name = next(name for name in tokenizer_files if re.fullmatch(TOKENIZER_NAME, name))
             splits = {split: writer.info() for split, writer in writers.items()}
             dataset = Dataset(part, name, tokenizer.vocab_size, dtype, splits)
             write_info(dataset)
             _replace(folder, part)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+            for path in made:
+                with suppress(OSError):  # it is not empty
+                    path.rmdir()
     except OSError as error:
         raise LlamatuiError(
             f"{folder}: cannot be written: {error.strerror}", "choose another folder, or make room"
         ) from error
     progress(total, total)
     return replace(dataset, path=folder)
+
+
+def _check_place(folder: Path, tokenizer_file: Path, tokenizer_files: dict[str, bytes]) -> None:
+    """Raises UsageError: files that no dataset of ours has brought would be lost."""
+    listed = listed_tokenizer(folder)
+    if listed:
+        names = tokenizer_files.keys() - {listed, TOKENIZER_CONFIG}
+    else:
+        names = {*tokenizer_files, TOKENIZER_CONFIG, INFO}
+    given = tokenizer_file.resolve()
+    kept = (given, given.with_name(f"{given.stem}_config.json"))
+    for path in sorted(folder.glob("*")):
+        is_lost = path.name in names and path.read_bytes() != tokenizer_files.get(path.name)
+        if (is_lost or (not listed and SHARD_NAME.fullmatch(path.name))) and path.resolve() not in kept:
+            raise UsageError(
+                f"{folder}: expected a new folder, or a dataset to replace, found another {path.name}",
+                "choose another folder",
+            )
 
 
 def _replace(folder: Path, part: Path) -> None:
@@ -126,15 +157,6 @@ def _replace(folder: Path, part: Path) -> None:
         path.unlink(missing_ok=True)
     for path in sorted(part.iterdir(), key=lambda path: path.name == INFO):
         path.replace(folder / path.name)
-
-
-def _copy_tokenizer(path: Path, vocab_size: int, part: Path, folder: Path) -> str:
-    """Copies a tokenizer and what belongs to it, but for what is in `folder`; gives the name of the copy."""
-    files = {ending.removeprefix("."): data for ending, data in from_file(path, vocab_size).items()}
-    for name, data in files.items():
-        if (folder / name).resolve() != path.resolve():
-            (part / name).write_bytes(data)
-    return next(name for name in files if re.fullmatch(TOKENIZER_NAME, name))
 
 
 def _marked(split: Split, documents: Iterable[str]) -> Iterator[tuple[Split, str]]:

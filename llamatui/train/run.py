@@ -12,7 +12,7 @@ from typing import Any
 
 from llamatui.backends.checkpoint import MAX_EOS_IDS, ModelConfig
 from llamatui.backends.checkpoint_writer import check_room
-from llamatui.errors import LlamatuiError, UsageError
+from llamatui.errors import LlamatuiError, TokenizerError, UsageError
 from llamatui.export.llama2c_checkpoint import open_llama2c
 from llamatui.export.open import open_model
 from llamatui.export.source import Source
@@ -30,7 +30,7 @@ from llamatui.train.config import (
     to_toml,
     with_defaults,
 )
-from llamatui.train.dataset import Dataset, open_dataset
+from llamatui.train.dataset import AGAIN, Dataset, open_dataset
 from llamatui.train.distributed import world
 from llamatui.train.events import Event
 from llamatui.train.machine import find_machine, telling_failures
@@ -72,14 +72,20 @@ def train(
             f"{out}: expected a folder of the run's own, found the data", "choose another folder"
         )
     dataset = open_dataset(data)
-    tokenizer = load_tokenizer(data / dataset.tokenizer, dataset.vocab_size)
+    try:
+        tokenizer = load_tokenizer(data / dataset.tokenizer, dataset.vocab_size)
+    except TokenizerError as error:
+        raise TokenizerError(error.message, AGAIN) from error
     files = _tokenizer_files(dataset)
     resumed, source = None, None
     if resume:
         resumed = checkpoints.load(out / LAST)
         saved = checkpoints.saved_config(resumed, out / LAST)
         check_fixed(
-            saved, settings, (*ARCHITECTURE, "max_seq_len", "lora_rank", "lora_alpha"), "the checkpoint"
+            saved,
+            settings,
+            (*ARCHITECTURE, "max_seq_len", "lora_rank", "lora_alpha", "seed"),
+            "the checkpoint",
         )
         config = replace(saved, **settings)
         kept = open_llama2c(out / LAST)
@@ -173,12 +179,16 @@ def _fitting(source: Source, tokenizer: Tokenizer, files: Files, path: Path) -> 
         if own.decode_bytes(token) != tokenizer.decode_bytes(token):
             raise UsageError(
                 f"{path}: expected data of its own vocabulary, found one where token {token} is "
-                f"{tokenizer.decode_bytes(token)!r}, not {own.decode_bytes(token)!r}",
+                f"{_shown(tokenizer, token)}, not {_shown(own, token)}",
                 hint,
             )
     if tokenizer.vocab_size == size:
         return tokenizer, files
     return own, {ending.removeprefix("."): content for ending, content in source.tokenizer.items()}
+
+
+def _shown(tokenizer: Tokenizer, token: int) -> str:
+    return repr(tokenizer.decode_bytes(token).decode("utf-8", "backslashreplace"))
 
 
 def _check_same_tokenizer(kept: Path, given: Path) -> None:

@@ -143,6 +143,13 @@ def test_the_config_of_a_run_goes_with_resume(llamatui: Command, data: Path, don
     assert result.code == 0, result.err
 
 
+def test_an_export_replaces_no_checkpoint(llamatui: Command, done: Path) -> None:
+    before = (done / "last.pt").read_bytes()
+    result = llamatui("train", "export", done, done / "last.pt")
+    assert result.code == 2
+    assert (done / "last.pt").read_bytes() == before
+
+
 def test_a_finished_run_says_so(llamatui: Command, data: Path, done: Path) -> None:
     result = llamatui("train", "run", data, done, "--resume")
     assert result.code == 2
@@ -191,7 +198,7 @@ def test_a_run_that_diverges_ends_with_1(llamatui: Command, data: Path, tmp_path
         (["--dtype", "float16", "--device", "cpu"], "float16 needs CUDA"),
         (["--max-iters", "50", "--warmup-iters", "50"], "warmup_iters: expected less than max_iters 50"),
         (["--learning-rate", "nan"], "learning_rate: expected a positive number, found nan"),
-        (["--config", "none.toml"], "none.toml: cannot be read"),
+        (["--config", "none.toml"], "none.toml: cannot be read: No such file"),
         (["--resume", "--init-from", "m.bin"], "--resume and --init-from exclude each other"),
         (["--lora-rank", "4"], "lora_rank: expected a model to add to"),
         (["--dim", "x"], "'x' is not a valid int"),
@@ -205,6 +212,24 @@ def test_wrong_flags_are_usage_errors(
     assert problem in result.err
     assert result.out == ""
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--config", "none.toml"], ["--dim", 7], ["--dtype", "int8"], ["--beta1", 1]]
+)
+def test_wrong_arguments_are_told_before_pytorch_is_imported(
+    llamatui: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object]
+) -> None:
+    monkeypatch.setitem(sys.modules, "llamatui.train.run", None)
+    assert llamatui("train", "run", data, tmp_path / "out", *arguments).code == 2
+    assert llamatui("train", "run", tmp_path / "none", tmp_path / "out").code == 2
+
+
+def test_in_a_terminal_it_says_that_pytorch_starts(
+    llamatui: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert llamatui("train", "sample", tmp_path).err.startswith("starting PyTorch ...\n")
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

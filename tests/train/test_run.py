@@ -141,6 +141,26 @@ def test_data_shorter_than_a_window_is_refused(tmp_path: Path, split: str, n_tok
     assert ("--max-seq-len 2" if n_tokens == 8 else "more text") in hint
 
 
+def test_the_window_of_the_hint_fits_both_splits(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", train=(1000,), valid=(72,))
+    hint = refused(UsageError, "train shard", data, tmp_path / "out", {**ONE, "max_seq_len": 2000})
+    assert "--max-seq-len 18," in hint
+    list(train(data, tmp_path / "out", {**ONE, "max_seq_len": 18}))
+
+
+def test_a_resumed_run_keeps_its_seed(data: Path, tmp_path: Path) -> None:
+    train_until(1, data, tmp_path, SETTINGS)
+    with pytest.raises(UsageError, match=r"seed: expected \d+, that of the checkpoint, found 9"):
+        list(train(data, tmp_path, {"seed": 9}, resume=True))
+
+
+def test_there_is_nothing_to_resume(data: Path, tmp_path: Path) -> None:
+    hint = refused(
+        CheckpointError, "expected a checkpoint, found none", data, tmp_path / "out", {}, resume=True
+    )
+    assert hint == "leave out --resume to begin a run"
+
+
 def test_data_as_long_as_a_window_and_its_target_is_enough(tmp_path: Path) -> None:
     list(train(write_data(tmp_path / "data", train=(9,), valid=(9,)), tmp_path / "out", ONE))
 
@@ -154,10 +174,13 @@ def test_no_data_is_refused(tmp_path: Path) -> None:
     refused(UsageError, r"expected a folder with dataset\.json", tmp_path / "none", tmp_path / "out", ONE)
 
 
-def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"\0", None])
+def test_a_damaged_tokenizer_is_refused(tmp_path: Path, content: bytes | None) -> None:
     data = write_data(tmp_path / "data")
-    (data / "tokenizer.bin").write_bytes(b"\0")
-    refused(ModelError, "tokenizer", data, tmp_path / "out", ONE)
+    (data / "tokenizer.bin").unlink()
+    if content:
+        (data / "tokenizer.bin").write_bytes(content)
+    assert "train pretokenize" in refused(ModelError, "tokenizer", data, tmp_path / "out", ONE)
 
 
 def test_an_id_outside_the_vocabulary_is_told(tmp_path: Path) -> None:

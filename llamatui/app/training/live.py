@@ -14,7 +14,7 @@ from textual.reactive import reactive
 from textual.widget import Widget
 from textual.widgets import Footer, Static
 
-from llamatui.app.cli.terminal import Interrupted
+from llamatui.app.cli.terminal import Interrupted, counted, short_count
 from llamatui.app.training.chart import POINT, Curve, Role, axis_end, draw
 from llamatui.app.training.lines import duration
 from llamatui.app.training.metrics import read_metrics
@@ -251,8 +251,8 @@ class TrainView(App[None]):
         self._started = event
         self._iteration = event.iteration
         self._header.show(
-            f"{printable(str(self._out))} · {event.n_params / 1e6:.2f} M parameters · {event.device} "
-            f"{event.dtype} · {event.threads} threads"
+            f"{printable(str(self._out))} · {short_count(event.n_params)} parameters · {event.device} "
+            f"{event.dtype} · {counted(event.threads, 'thread')}"
         )
         self._numbers.pairs = (
             ("tokens per step", f"{event.tokens_per_iter:,}"),

@@ -27,6 +27,7 @@ def test_the_first_signal_asks_and_the_second_acts_as_before(handlers, monkeypat
         assert not stop()
         signal.raise_signal(number)
         assert stop()
+        assert stop.exit_code == 128 + number
         assert handlers == []
         assert capfd.readouterr().err == "stopping"
         monkeypatch.setattr(module, "SAME_REQUEST", -1)
