@@ -3,7 +3,8 @@
     git clone https://github.com/karpathy/llama2.c
     python benchmarks/training.py --llama2c llama2.c            # 15M shape; --compile for both compiled
 
-Both train the same architecture on the same ids with the same batches, in processes of their own. The time
+Both train the same architecture on the same ids in batches of the same size, without dropout, in processes of
+their own. The time
 of a step is the median of those after the first few; evaluations and start-up are left out. llama2.c needs
 `tqdm` and `requests` to be importable.
 """
@@ -106,6 +107,7 @@ def settings(args: argparse.Namespace) -> dict[str, int | float]:
     steps = args.steps + SKIPPED
     return {
         **SHAPE,
+        "dropout": 0.0,
         "batch_size": args.batch_size,
         "max_iters": steps,
         "eval_interval": 10**6,

@@ -16,6 +16,7 @@ ALLOWED = {
         "export",
         "tokenizers",
         "backends.checkpoint",
+        "backends.checkpoint_writer",
         "backends.q8_0",
         "backends.rope",
         "backends.threads",

@@ -53,6 +53,7 @@ KNOWN_MAGICS = {
     b"\x80\x05": "a Python pickle",
     b"%PDF": "a PDF document",
     b"SQLi": "an SQLite database",
+    b"\n\x0e\n\x05<unk>": "a SentencePiece tokenizer",
 }
 
 

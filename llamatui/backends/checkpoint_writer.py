@@ -137,9 +137,13 @@ def check_room(folder: Path, needed: int, alternative: str = "") -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise LlamatuiError(
-            f"{folder}: {needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free",
+            f"{folder}: {_size(needed)} are needed, {_size(free)} are free",
             f"make room or choose another disk{alternative}",
         )
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.2f} MB"
 
 
 def _write_file(

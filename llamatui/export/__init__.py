@@ -1,1 +1,1 @@
-"""Any source to llamatui checkpoints and back (not built yet)."""
+"""Any source to llamatui checkpoints and back."""

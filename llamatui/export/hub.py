@@ -109,18 +109,19 @@ def endpoint() -> str:
     return address
 
 
-def look_up(repo: str, revision: str = "main") -> Repository:
+def look_up(repo: str, revision: str = "main", *, extra: str = "export") -> Repository:
     """What is in a repository, with sizes and hashes.
 
     Args:
         repo: OWNER/NAME of a model, or datasets/OWNER/NAME.
+        extra: Which of ours to install where huggingface_hub is not.
 
     Raises:
         MissingExtraError: huggingface_hub is not installed.
         ModelError: No such repository, or not for us.
         LlamatuiError: The hub cannot be reached, or does not answer as it should.
     """
-    _require_library()
+    _require_library(extra)
     with _told(repo):
         info = _repo_info(repo, revision)
     return Repository(repo, info.sha or revision, tuple(map(_hub_file, info.siblings or ())))
@@ -334,9 +335,9 @@ def _problem(path: Path, file: HubFile) -> str:
     return "" if found == file.digest else f"expected {kind} {file.digest}, found {found}"
 
 
-def _require_library() -> None:
+def _require_library(extra: str = "export") -> None:
     if find_spec("huggingface_hub") is None:
-        raise MissingExtraError("pulling models", "export")
+        raise MissingExtraError("fetching from the hub", extra)
     from huggingface_hub.utils import logging
 
     logging.set_verbosity(logging.CRITICAL)  # what it warns of is retried, or told as our error

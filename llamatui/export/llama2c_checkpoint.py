@@ -1,7 +1,8 @@
 """llama2.c's training checkpoints (`ckpt.pt`) and ours: a model, its `model_args`, and the training's state.
 
 Source: `train.py` and `model.py` of https://github.com/karpathy/llama2.c. Ours (`llamatui.train.checkpoints`)
-say also what llama2.c takes for granted, and may hold a low-rank addition beside a matrix: it is added here.
+say under `llamatui` what llama2.c takes for granted, the first ones in `model_args`. They may hold a low-rank
+addition beside a matrix: it is added here.
 """
 
 from dataclasses import replace
@@ -31,8 +32,8 @@ def open_llama2c(path: Path) -> Source:
         TokenizerError: The tokenizer beside it cannot be read.
     """
     content = open_torch(path)
-    args = content.get("model_args")
-    if not isinstance(args, dict) or "model" not in content:
+    args, more = content.get("model_args"), content.get("llamatui", {})
+    if not isinstance(args, dict) or not isinstance(more, dict) or "model" not in content:
         raise CheckpointError(
             f"{path}: expected a checkpoint of llama2.c with model and model_args, "
             f"found {sorted(content)[:4]!r:.200}",
@@ -40,7 +41,7 @@ def open_llama2c(path: Path) -> Source:
         )
     tensors = {_bare(name): rows for name, rows in state_dict(path, content["model"]).items()}
     lora = {name: tensors.pop(name) for name in list(tensors) if name.endswith((".lora_a", ".lora_b"))}
-    fields = Fields(f"{path}: model_args", args)
+    fields = Fields(f"{path}: model_args", {**args, **more})
     config = _config(path, fields, tensors)
     weights = OriginalTensors(path, [tensors], config)
     config = replace(config, shared_classifier=shares_classifier(weights))

@@ -1,10 +1,11 @@
 """Writes a source as a llama2.c `.bin`, with its tokenizer beside it."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
 
-from llamatui.backends.checkpoint import tensor_layout
+from llamatui.backends.checkpoint import ModelConfig, tensor_layout
 from llamatui.backends.checkpoint_writer import Progress, WriteReport, write_checkpoint
 from llamatui.backends.q8_0 import Q8Tensor
 from llamatui.errors import LlamatuiError, UsageError
@@ -42,15 +43,17 @@ def export_bin(
 
     Args:
         version: 0, 1 or 2; None means `default_version`.
-        group_size: Weights per scale in version 2; None means what the source has, else 64. Halved until it
-            divides dim and hidden_dim.
+        group_size: Weights per scale in version 2, a divisor of dim and hidden_dim; None means what the
+            source has, else 64, halved until it is one.
 
     Raises:
-        UsageError: The target is no file, or is the source.
+        UsageError: The target is no file, is not named `.bin`, or is the source; `group_size` does not fit.
         CheckpointError: The source is damaged, or version 0 cannot hold its settings.
         LlamatuiError: The file cannot be written, or there is no room for it.
     """
     if not target.parent.is_dir():
+        if target.parent.exists():
+            raise LlamatuiError(f"{target.parent}: expected a folder, found a file", "choose another")
         raise LlamatuiError(f"{target.parent}: expected a folder, found none", "create it, or choose another")
     if target.exists():
         if not target.is_file():  # a device or a pipe would be replaced too
@@ -58,8 +61,12 @@ def export_bin(
             raise UsageError(f"{target}: expected a file to write, found {kind}", "choose another name")
         if source.path.exists() and target.samefile(source.path):
             raise UsageError(f"{target}: expected another file than the source", "choose another name")
+    if target.suffix != ".bin":
+        raise UsageError(f"{target}: expected a name that ends in .bin", f"{target.with_suffix('.bin')}")
     version = default_version(source) if version is None else version
     config = source.config
+    if group_size is not None:
+        _check_group_size(group_size, version, config)
     if version == 0:
         # What the old header has no field for but nothing needs: the vocabulary says it again.
         config = replace(config, chat_format="", bos_id=-1, eos_ids=())
@@ -72,6 +79,22 @@ def export_bin(
         progress=progress,
         on_complete=lambda: _write_tokenizer(target, source.tokenizer),
     )
+
+
+def _check_group_size(group_size: int, version: int, config: ModelConfig) -> None:
+    if version != 2:
+        raise UsageError(
+            f"group size {group_size}: expected version 2, found {version}, which has no groups",
+            "--version 2",
+        )
+    common = math.gcd(config.dim, config.hidden_dim)
+    if group_size < 1 or common % group_size:
+        sizes = [str(size) for size in range(4, common + 1) if common % size == 0]
+        raise UsageError(
+            f"expected a group size that divides dim {config.dim} and hidden_dim {config.hidden_dim}, "
+            f"found {group_size}",
+            f"--group-size {' | '.join(sizes or [str(common)])}",
+        )
 
 
 def _write_tokenizer(target: Path, files: TokenizerFiles) -> None:

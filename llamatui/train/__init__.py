@@ -1,1 +1,1 @@
-"""TinyStories from raw text to a model (not built yet)."""
+"""From raw text to a model: vocabulary, token ids, training with PyTorch, samples."""

@@ -1,9 +1,11 @@
 """Training checkpoints: llama2.c's `ckpt.pt`, with all that a run needs to go on as if it had not stopped.
 
     model          weights by llama2.c's names
-    model_args     the architecture: llama2.c's keys, and those it has no name for
-    optimizer, scaler, iter_num, windows, best_val_loss
+    model_args     the architecture: llama2.c's keys, so that its `export.py` and `sample.py` read the file
+    llamatui       what llama2.c takes for granted
+    optimizer, scaler, iter_num, windows, best_val_loss, evaluated
     config         every setting of the run
+    data           tokens in each split
 
 `llamatui.export.llama2c_checkpoint` reads them without PyTorch. Order of data and dropout follow from the
 seed, `iter_num` and `windows`: there is no state of a random number generator to keep.
@@ -14,7 +16,6 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from secrets import token_hex
 from typing import Any
 
 import torch
@@ -36,10 +37,12 @@ class TrainState:
     windows: int = 0
     """Training windows that were seen."""
     best_valid_loss: float = float("inf")
+    evaluated: bool = False
+    """Since the last step."""
 
 
 def model_args(config: ModelConfig, train: TrainConfig) -> dict[str, Any]:
-    """llama2.c's `ModelArgs`, with what it takes for granted."""
+    """llama2.c's `ModelArgs`, and nothing else: its constructor is called with them."""
     return {
         "dim": config.dim,
         "n_layers": config.n_layers,
@@ -51,6 +54,12 @@ def model_args(config: ModelConfig, train: TrainConfig) -> dict[str, Any]:
         "norm_eps": config.norm_eps,
         "max_seq_len": config.max_seq_len,
         "dropout": train.dropout,
+    }
+
+
+def more_args(config: ModelConfig, train: TrainConfig) -> dict[str, Any]:
+    """What llama2.c has no name for."""
+    return {
         "rope_theta": config.rope_theta,
         "rope_scaling": asdict(config.rope_scaling) if config.rope_scaling else None,
         "lora_scale": train.lora_alpha / train.lora_rank if train.lora_rank else 0.0,
@@ -67,8 +76,9 @@ def save(path: Path, content: dict[str, Any]) -> None:
     Raises:
         LlamatuiError: It cannot be written.
     """
-    part = path.with_name(f".{path.name}.{token_hex(4)}.part")
+    part = _part(path)
     try:
+        part.unlink(missing_ok=True)
         with part.open("wb") as file:
             torch.save(content, file)
             file.flush()
@@ -90,8 +100,9 @@ def copy(source: Path, target: Path) -> None:
     Raises:
         LlamatuiError: It cannot be written.
     """
-    part = target.with_name(f".{target.name}.{token_hex(4)}.part")
+    part = _part(target)
     try:
+        part.unlink(missing_ok=True)
         try:
             part.hardlink_to(source)
         except OSError:
@@ -105,6 +116,12 @@ def copy(source: Path, target: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def _part(path: Path) -> Path:
+    """Always the same, so that what a killed run leaves is found. That may be a second name of a checkpoint:
+    it is removed, not written to."""
+    return path.with_name(f".{path.name}.part")
+
+
 def load(path: Path) -> dict[str, Any]:
     """What `save` wrote, on the CPU. Nothing in the file is executed.
 
@@ -112,7 +129,9 @@ def load(path: Path) -> dict[str, Any]:
         CheckpointError: Missing, damaged, or not a checkpoint of ours.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: expected a checkpoint, found none", "was the run's folder named?")
+        raise CheckpointError(
+            f"{path}: expected a checkpoint, found none", "leave out --resume to begin a run"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may raise anything in PyTorch's reader
@@ -152,15 +171,19 @@ def restore(
         optimizer.load_state_dict({**optimizer.state_dict(), "state": content["optimizer"]["state"]})
         if scaler.is_enabled() and content["scaler"]:
             scaler.load_state_dict(content["scaler"])
-        return TrainState(int(content["iter_num"]), int(content["windows"]), float(content["best_val_loss"]))
+        return TrainState(
+            int(content["iter_num"]),
+            int(content["windows"]),
+            float(content["best_val_loss"]),
+            bool(content.get("evaluated")),
+        )
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = (
-        "" if isinstance(error, UnpicklingError) else ": " + " ".join(str(error).split())
-    )  # advises to trust it
+    # PyTorch's unpickler advises to trust the file.
+    reason = "" if isinstance(error, UnpicklingError) else ": " + " ".join(str(error).split())
     return CheckpointError(
         f"{path}: expected a checkpoint of `train run`, found something else{reason:.200}",
         f"it is damaged, or of another program: if {BEST} is whole, copy it over {path.name}",

@@ -8,7 +8,7 @@ The defaults suit a few megabytes of text and a few cores: half an hour to a mod
 import json
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
@@ -49,7 +49,9 @@ class TrainConfig:
     max_iters: int = _option(2000, "Steps of the optimizer.")
     learning_rate: float = _option(2e-3, "At its highest, after warm-up.")
     min_lr: float = _option(0.0, "Learning rate at the end of the cosine.")
-    warmup_iters: int = _option(100, "Steps over which the learning rate rises from 0.")
+    warmup_iters: int = _option(
+        100, "Steps over which the learning rate rises from 0; by default at most a tenth."
+    )
     weight_decay: float = _option(0.1, "Of matrices, decoupled (AdamW).")
     beta1: float = _option(0.9, "Of AdamW.")
     beta2: float = _option(0.95, "Of AdamW.")
@@ -89,6 +91,29 @@ class TrainConfig:
         )
 
 
+def with_defaults(settings: dict[str, Any]) -> TrainConfig:
+    """A run that is to be this, and by default else: a short one warms up for a tenth of its steps."""
+    config = TrainConfig(**settings)
+    if "warmup_iters" in settings:
+        return config
+    return replace(config, warmup_iters=min(config.warmup_iters, config.max_iters // 10))
+
+
+def config_of(model: "ModelConfig", wanted: TrainConfig) -> TrainConfig:
+    """`wanted` with the architecture of a model that exists; windows stay as long where they fit."""
+    return replace(
+        wanted,
+        dim=model.dim,
+        n_layers=model.n_layers,
+        n_heads=model.n_heads,
+        n_kv_heads=model.n_kv_heads,
+        hidden_dim=model.hidden_dim,
+        max_seq_len=min(wanted.max_seq_len, model.max_seq_len),
+        rope_theta=model.rope_theta,
+        tied=model.shared_classifier,
+    )
+
+
 def check(config: TrainConfig) -> None:
     """Checks what needs no data and no machine.
 
@@ -100,22 +125,24 @@ def check(config: TrainConfig) -> None:
         "dim", "n_layers", "n_heads", "max_seq_len", "rope_theta", "batch_size", "grad_accumulation",
         "max_iters", "learning_rate", "lora_alpha", "eval_interval", "eval_iters", "log_interval",
     )  # fmt: skip
-    for name in positive:
-        if not getattr(c, name) > 0:
-            raise UsageError(f"{name}: expected a positive number, found {getattr(c, name)}")
     for entry in fields(c):
-        value = getattr(c, entry.name)
-        if isinstance(value, (int, float)) and not 0 <= value < float("inf"):
-            raise UsageError(f"{entry.name}: expected a number from 0, found {value}")
+        name, value = entry.name, getattr(c, entry.name)
+        if not isinstance(value, (int, float)):
+            continue
+        if name in positive and not value > 0:
+            raise _out_of_range(name, "a positive number", value)
+        if not value >= 0:
+            raise _out_of_range(name, "a number from 0", value)
+        if value == float("inf"):
+            raise _out_of_range(name, "a finite number", value)
         if isinstance(value, int) and value >= 1 << 31:
-            raise UsageError(f"{entry.name}: expected a number below 2^31, found {value}")
+            raise _out_of_range(name, "a number below 2^31", value)
+        if name in ("dropout", "beta1", "beta2") and value >= 1:
+            raise _out_of_range(name, "a number from 0 to less than 1", value)
     if c.sample_prompt.encode("utf-8", "replace").decode() != c.sample_prompt:
-        raise UsageError("sample_prompt: expected UTF-8, found other bytes")
+        raise UsageError("sample_prompt: expected UTF-8, found other bytes", _choose("sample_prompt"))
     if c.threads > 1024:
-        raise UsageError(f"threads: expected at most 1024, found {c.threads}")
-    for name in ("dropout", "beta1", "beta2"):
-        if getattr(c, name) >= 1:
-            raise UsageError(f"{name}: expected a number from 0 to less than 1, found {getattr(c, name)}")
+        raise _out_of_range("threads", "at most 1024", c.threads)
     if c.dim % c.n_heads or c.dim // c.n_heads % 2:
         raise UsageError(
             f"dim {c.dim}, n_heads {c.n_heads}: expected heads of an even width, found {c.dim / c.n_heads:g}",
@@ -124,10 +151,25 @@ def check(config: TrainConfig) -> None:
     if c.n_heads % (c.n_kv_heads or c.n_heads):
         raise UsageError(
             f"n_kv_heads: expected a divisor of n_heads {c.n_heads}, found {c.n_kv_heads}",
-            "each key and value head serves the same number of query heads",
+            "choose a divisor: each key and value head serves the same number of query heads",
+        )
+    if c.warmup_iters >= c.max_iters:
+        raise UsageError(
+            f"warmup_iters: expected less than max_iters {c.max_iters}, found {c.warmup_iters}",
+            "choose a smaller --warmup-iters: the learning rate would not come to its highest",
         )
     if c.min_lr > c.learning_rate:
-        raise UsageError(f"min_lr {c.min_lr:g}: expected at most learning_rate {c.learning_rate:g}")
+        raise UsageError(
+            f"min_lr {c.min_lr:g}: expected at most learning_rate {c.learning_rate:g}", _choose("min_lr")
+        )
+
+
+def _out_of_range(name: str, expected: str, found: float) -> UsageError:
+    return UsageError(f"{name}: expected {expected}, found {found}", _choose(name))
+
+
+def _choose(name: str) -> str:
+    return f"choose another with --{name.replace('_', '-')}, or in the config"
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -139,8 +181,14 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             content = tomllib.load(file)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}", "expected TOML: learning_rate = 1e-3") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}", "check the name") from error
+    except ValueError as error:
+        is_text = not isinstance(error, UnicodeDecodeError)
+        found = f"something else: {error}" if is_text else "other bytes than UTF-8"
+        raise UsageError(
+            f"{path}: expected TOML, found {found}", "write each setting on a line: learning_rate = 1e-3"
+        ) from error
     return checked_values(content, str(path))
 
 
@@ -153,6 +201,11 @@ def checked_values(content: dict[str, Any], where: str) -> dict[str, Any]:
     kinds = get_type_hints(TrainConfig)
     values = {}
     for key, value in content.items():
+        if isinstance(value, dict):
+            raise UsageError(
+                f"{where}: expected all settings at the top level, found a table: [{key}]",
+                f"leave out the line [{key}]",
+            )
         if key not in kinds:
             near = get_close_matches(key, kinds, 1)
             hint = f"did you mean {near[0]}?" if near else "see llamatui train run --help"

@@ -61,6 +61,10 @@ class Dataset:
     """ "uint16" or "uint32"."""
     splits: dict[Split, SplitInfo]
 
+    @property
+    def n_tokens(self) -> dict[Split, int]:
+        return {name: split.n_tokens for name, split in self.splits.items()}
+
 
 def start_id(tokenizer: Tokenizer) -> int:
     """Id in front of every document: BOS, or where a vocabulary has none in use the end of the one before."""
@@ -99,6 +103,15 @@ def write_info(dataset: Dataset) -> None:
         part.unlink(missing_ok=True)
 
 
+def listed_tokenizer(path: Path) -> str | None:
+    """Name of the tokenizer in a folder that we wrote, whole or damaged; None in any other."""
+    try:
+        content = json.loads((path / INFO).read_text("utf-8"))
+        return _name(content["tokenizer"], TOKENIZER_NAME) if content["format"] == FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
 def open_dataset(path: Path) -> Dataset:
     """Reads `dataset.json` and checks that the shards are as it says.
 
@@ -109,8 +122,10 @@ def open_dataset(path: Path) -> Dataset:
     try:
         content = json.loads((path / INFO).read_text("utf-8"))
         if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']!r}")
+            raise ValueError(f"format {content['format']!r:.40}")
         dtype = str(content["dtype"])
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype {dtype!r:.40}")
         dataset = Dataset(
             path,
             tokenizer=_name(content["tokenizer"], TOKENIZER_NAME),
@@ -123,14 +138,15 @@ def open_dataset(path: Path) -> Dataset:
     except OSError as error:
         raise LlamatuiError(f"{path / INFO}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise LlamatuiError(
-            f"{path / INFO}: expected {FORMAT}, found something else: {error!r:.100}", AGAIN
+            f"{path / INFO}: expected {FORMAT}, found something else: {reason}", AGAIN
         ) from error
     for split in dataset.splits.values():
         for shard in split.shards:
             expected = shard.n_tokens * np.dtype(DTYPES[dtype]).itemsize
             file = path / shard.name
-            found = file.stat().st_size if file.is_file() else None
+            found = file.stat().st_size if file.is_file() else "no file"
             if found != expected:
                 raise LlamatuiError(f"{file}: expected {expected} bytes, found {found}", AGAIN)
     return dataset
@@ -158,6 +174,11 @@ def _number(value: object, most: int = 1 << 62) -> int:
     return value
 
 
+def _longest(split: SplitInfo) -> int:
+    """Tokens in the longest shard."""
+    return max((shard.n_tokens for shard in split.shards), default=0)
+
+
 class Windows:
     """Stretches of seq_len + 1 ids of one split, numbered without end.
 
@@ -177,13 +198,14 @@ class Windows:
         self.seq_len, self.seed = seq_len, seed
         self._dataset = dataset
         info = dataset.splits[split]
-        longest = max((shard.n_tokens for shard in info.shards), default=0)
+        longest = _longest(info)
         if longest <= seq_len:
+            shortest = min(map(_longest, dataset.splits.values()))  # of what is enough for both
             raise UsageError(
                 f"{dataset.path}: expected a {split} shard of more than {seq_len} tokens, "
                 f"the longest has {longest}",
-                f"choose --max-seq-len {max(longest // 4, 1)}, or give more text"
-                if longest > 1
+                f"choose --max-seq-len {max(shortest // 4, 1)}, or give more text"
+                if shortest > 1
                 else "give more text",
             )
         self._shards = [

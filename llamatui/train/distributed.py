@@ -9,11 +9,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from llamatui.errors import LlamatuiError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,13 @@ class World:
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Mean of each element over all processes."""
         return self.sum(values) / self.size
+
+    def of_first(self, value: T) -> T:
+        """The first process's `value`, in all."""
+        values = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(values)
+        return values[0]
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         if self.size > 1:

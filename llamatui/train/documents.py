@@ -62,11 +62,25 @@ def read_documents(files: Iterable[Path]) -> Iterator[str]:
                     yield text
         except UnicodeDecodeError as error:
             raise UsageError(
-                f"{path}: expected UTF-8, found byte 0x{error.object[error.start]:02x}",
+                f"{path}: expected UTF-8, found {_other_byte(path)}",
                 "convert it: iconv -f ITS_ENCODING -t UTF-8",
             ) from error
         except OSError as error:
             raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _other_byte(path: Path) -> str:
+    """The first that is no UTF-8, and where: a decoder of chunks does not know."""
+    offset = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                at = error.start
+                return f"byte 0x{line[at]:02x} at offset {offset + at:,}, in line {number:,}"
+            offset += len(line)
+    return "other bytes"
 
 
 def _separated(path: Path) -> Iterator[str]:

@@ -4,10 +4,8 @@ Source: Eldan and Li, "TinyStories: How Small Can Language Models Be and Still S
 arXiv:2305.07759; the second version of the data, https://huggingface.co/datasets/roneneldan/TinyStories.
 """
 
-from importlib.util import find_spec
 from pathlib import Path
 
-from llamatui.errors import MissingExtraError
 from llamatui.export.hub import Progress, fetch, look_up
 
 REPO = "datasets/roneneldan/TinyStories"
@@ -24,8 +22,6 @@ def download(
         MissingExtraError: huggingface_hub is not installed.
         ModelError, LlamatuiError: As `fetch`.
     """
-    if find_spec("huggingface_hub") is None:
-        raise MissingExtraError("downloading", "train")
-    repository = look_up(REPO)
+    repository = look_up(REPO, extra="train")
     files = [repository.file(name) for name in ([VALID] if valid_only else [VALID, TRAIN])]
     return [file.path for file in fetch(repository, files, folder, progress=progress)]

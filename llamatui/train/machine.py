@@ -1,6 +1,7 @@
 """What this machine offers: device, number format, threads, and how fast a matrix product can be."""
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +11,18 @@ import torch
 
 from llamatui.backends.threads import physical_cores
 from llamatui.errors import LlamatuiError, UsageError
-from llamatui.train.config import TrainConfig
+from llamatui.train.config import Dtype, TrainConfig
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[Dtype, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 FASTER = 1.3
 """How much faster bf16 products must be than fp32 ones to pay for the conversions around them."""
+
+GLOO = re.compile(r"\[(enforce fail at )?\S*/gloo/")
+"""How its errors, which have no class of their own, begin: with the place in its source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +39,8 @@ class Machine:
         return self.dtype != torch.float32
 
     @property
-    def dtype_name(self) -> str:
-        return str(self.dtype).removeprefix("torch.")
+    def dtype_name(self) -> Dtype:
+        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
 
 
 def find_machine(config: TrainConfig) -> Machine:
@@ -72,6 +80,11 @@ def _device(name: str) -> torch.device:
             f"--device {name}: PyTorch finds none on this machine", "choose --device cpu, or auto"
         )
     if device.type == "cuda":
+        if device.index is not None and (processes := int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) > 1:
+            raise UsageError(
+                f"--device {name}: expected one for each of the {processes} processes, found one for all",
+                "choose --device cuda",
+            )
         # torchrun starts one process for each device of a machine.
         index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
         if index >= torch.cuda.device_count():
@@ -130,6 +143,6 @@ def telling_failures(config: TrainConfig) -> Iterator[None]:
                 f"--compile: PyTorch cannot compile here: {reason:.200}",
                 "leave --compile out, or install a C++ compiler",
             ) from error
-        if isinstance(error, torch.distributed.DistError) or "gloo" in reason:
+        if isinstance(error, torch.distributed.DistError) or GLOO.match(reason):
             raise LlamatuiError("another process of this run has ended", "see what it said") from error
         raise

@@ -3,13 +3,14 @@
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,6 +33,7 @@ from llamatui.train.dataset import (
     Shard,
     Split,
     SplitInfo,
+    listed_tokenizer,
     smallest_dtype,
     start_id,
     write_info,
@@ -42,6 +44,11 @@ HELD_OUT = 20
 """One document in this many is for validation where no text for it is given."""
 BATCH = 1 << 18  # characters in one piece of work
 SHARD = 100_000_000  # tokens after which another file begins, at the end of a document
+
+PART = ".dataset.part"
+"""Folder of a dataset that is being written."""
+SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{4,9}}\.bin", re.ASCII)
+TOKENIZER_CONFIG = CONFIG.removeprefix(".")
 
 Progress = Callable[[int, int], None]
 """(bytes of text done, bytes in all)."""
@@ -56,7 +63,7 @@ def pretokenize(
     processes: int,
     progress: Progress = lambda done, total: None,
 ) -> Dataset:
-    """Writes a dataset. `dataset.json` comes last: without it, the folder is not one.
+    """Writes a dataset, hidden in `folder` until it is whole: then it replaces the one that is there.
 
     Args:
         files: Text to train on.
@@ -64,11 +71,15 @@ def pretokenize(
             of each where there are fewer.
 
     Raises:
-        UsageError: A file cannot be read, or there is too little text.
+        UsageError: A file cannot be read, there is too little text, or files of others are in the way.
         TokenizerError: The tokenizer cannot be read.
         LlamatuiError: The folder cannot be written to.
     """
     tokenizer = load_tokenizer(tokenizer_file)
+    tokenizer_files = {
+        ending.removeprefix("."): data
+        for ending, data in from_file(tokenizer_file, tokenizer.vocab_size).items()
+    }
     if start_id(tokenizer) < 0:
         raise UsageError(
             f"{tokenizer_file}: expected a token that begins or ends a document, found none",
@@ -82,12 +93,14 @@ def pretokenize(
     dtype = smallest_dtype(tokenizer.vocab_size)
     total = sum(path.stat().st_size for path in (*files, *valid))
     done = 0
+    part = folder / PART
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _clear(folder)
-        with ExitStack() as on_failure:
-            on_failure.callback(_clear, folder)
-            writers = {split: SplitWriter(folder, split, DTYPES[dtype]) for split in SPLITS}
+        _check_place(folder, tokenizer_file, tokenizer_files)
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        shutil.rmtree(part, ignore_errors=True)  # of one that was killed
+        part.mkdir(parents=True)
+        try:
+            writers = {split: SplitWriter(part, split, DTYPES[dtype]) for split in SPLITS}
             with closing(_encoded(documents, tokenizer_file, processes)) as batches:
                 for split, batch in batches:
                     writers[split].write(batch)
@@ -96,36 +109,54 @@ def pretokenize(
             for split, writer in writers.items():
                 if not writer.n_documents:
                     raise UsageError(f"expected text for {split}, found none", "give more, or other files")
-            name = _copy_tokenizer(tokenizer_file, tokenizer.vocab_size, folder)
+            for name, data in tokenizer_files.items():
+                if (folder / name).resolve() != tokenizer_file.resolve():
+                    (part / name).write_bytes(data)
+            name = next(name for name in tokenizer_files if re.fullmatch(TOKENIZER_NAME, name))
             splits = {split: writer.info() for split, writer in writers.items()}
-            dataset = Dataset(folder, name, tokenizer.vocab_size, dtype, splits)
+            dataset = Dataset(part, name, tokenizer.vocab_size, dtype, splits)
             write_info(dataset)
-            on_failure.pop_all()
+            _replace(folder, part)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+            for path in made:
+                with suppress(OSError):  # it is not empty
+                    path.rmdir()
     except OSError as error:
         raise LlamatuiError(
             f"{folder}: cannot be written: {error.strerror}", "choose another folder, or make room"
         ) from error
     progress(total, total)
-    return dataset
+    return replace(dataset, path=folder)
 
 
-def _clear(folder: Path) -> None:
-    """Deletes a dataset, or what there is of one: `dataset.json` first."""
-    (folder / INFO).unlink(missing_ok=True)
-    for split in SPLITS:
-        for path in folder.glob(f"{split}-{'[0-9]' * 4}*.bin"):
-            path.unlink()
+def _check_place(folder: Path, tokenizer_file: Path, tokenizer_files: dict[str, bytes]) -> None:
+    """Raises UsageError: files that no dataset of ours has brought would be lost."""
+    listed = listed_tokenizer(folder)
+    if listed:
+        names = tokenizer_files.keys() - {listed, TOKENIZER_CONFIG}
+    else:
+        names = {*tokenizer_files, TOKENIZER_CONFIG, INFO}
+    given = tokenizer_file.resolve()
+    kept = (given, given.with_name(f"{given.stem}_config.json"))
+    for path in sorted(folder.glob("*")):
+        is_lost = path.name in names and path.read_bytes() != tokenizer_files.get(path.name)
+        if (is_lost or (not listed and SHARD_NAME.fullmatch(path.name))) and path.resolve() not in kept:
+            raise UsageError(
+                f"{folder}: expected a new folder, or a dataset to replace, found another {path.name}",
+                "choose another folder",
+            )
 
 
-def _copy_tokenizer(path: Path, vocab_size: int, folder: Path) -> str:
-    """Copies a tokenizer and what belongs to it; gives the name of the copy."""
-    files = {ending.removeprefix("."): data for ending, data in from_file(path, vocab_size).items()}
-    if (config := CONFIG.removeprefix(".")) not in files:
-        (folder / config).unlink(missing_ok=True)  # of an earlier dataset's tokenizer
-    for name, data in files.items():
-        if (folder / name).resolve() != path.resolve():
-            (folder / name).write_bytes(data)
-    return next(name for name in files if re.fullmatch(TOKENIZER_NAME, name))
+def _replace(folder: Path, part: Path) -> None:
+    """Puts what is in `part` in the place of a dataset. `dataset.json` goes first and comes last."""
+    old = [path for path in folder.iterdir() if SHARD_NAME.fullmatch(path.name)]
+    if not (part / TOKENIZER_CONFIG).exists():
+        old.append(folder / TOKENIZER_CONFIG)
+    for path in (folder / INFO, *old):
+        path.unlink(missing_ok=True)
+    for path in sorted(part.iterdir(), key=lambda path: path.name == INFO):
+        path.replace(folder / path.name)
 
 
 def _marked(split: Split, documents: Iterable[str]) -> Iterator[tuple[Split, str]]:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,6 @@ class Trainer:
                 f"found {config.grad_accumulation}",
                 f"choose --grad-accumulation {fitting}",
             )
-        if dataset.vocab_size != model_config.vocab_size:
-            raise UsageError(
-                f"{dataset.path}: expected ids of the model's vocabulary of {model_config.vocab_size}, "
-                f"found one of {dataset.vocab_size}",
-                "tokenize the text with the model's own tokenizer: llamatui train pretokenize -z",
-            )
         self.config, self.dataset, self.tokenizer, self.folder = config, dataset, tokenizer, folder
         self.machine, self.world = machine, world
         seq_len = min(config.max_seq_len, model_config.max_seq_len)
@@ -115,6 +109,11 @@ class Trainer:
             else None
         )
 
+    @property
+    def checkpoint_size(self) -> int:
+        """In bytes: weights, and two moments of each that is trained."""
+        return sum(p.nbytes * (3 if p.requires_grad else 1) for p in self.model.parameters())
+
     def run(self, stop: Callable[[], bool]) -> Iterator[Event]:
         """Trains to the last step, telling each.
 
@@ -132,7 +131,7 @@ class Trainer:
         # So there is a checkpoint from the start. A run that was stopped where it would have been evaluated
         # makes up for it.
         stopped = False
-        if state.iteration % c.eval_interval == 0:
+        if state.iteration % c.eval_interval == 0 and not state.evaluated:
             stopped = yield from self._evaluated_and_saved(stop)
         trained_from = time.perf_counter()
         while state.iteration < c.max_iters and not stopped:
@@ -201,7 +200,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        state.iteration += 1
+        state.iteration, state.evaluated = state.iteration + 1, False
         state.windows += c.batch_size * c.grad_accumulation
         return value, norm, rate, stopped > 0
 
@@ -244,6 +243,7 @@ class Trainer:
             raise self._diverged(f"evaluation after step {self.state.iteration}: loss {valid}")
         is_best = valid < self.state.best_valid_loss
         self.state.best_valid_loss = min(valid, self.state.best_valid_loss)
+        self.state.evaluated = True
         text = self.dataset.splits["valid"]
         return Evaluation(
             self.state.iteration,
@@ -283,21 +283,25 @@ class Trainer:
         return c.sample_prompt + "".join(pieces)
 
     def _saved(self, *, is_best: bool) -> Saved:
-        path = self.folder / LAST
+        path, best = self.folder / LAST, self.folder / BEST
         if self.world.is_first:
             content = {
                 "model": self.model.state_dict(),
                 "model_args": checkpoints.model_args(self.model.config, self.config),
+                "llamatui": checkpoints.more_args(self.model.config, self.config),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "iter_num": self.state.iteration,
                 "windows": self.state.windows,
                 "best_val_loss": self.state.best_valid_loss,
+                "evaluated": self.state.evaluated,
                 "config": asdict(self.config),
+                "data": self.dataset.n_tokens,
             }
-            checkpoints.save(path, content)
+            # Before the last: killed in between, no checkpoint knows of a best one that is not there.
+            checkpoints.save(best if is_best else path, content)
             if is_best:
-                checkpoints.copy(path, self.folder / BEST)
+                checkpoints.copy(best, path)
         return Saved(self.state.iteration, path)
 
     def _diverged(self, found: str) -> LlamatuiError:
@@ -309,18 +313,3 @@ class Trainer:
             f"go on from there: --resume with a --learning-rate below {rate:g}"
             + (", or --dtype float32" if self.machine.is_mixed else ""),
         )
-
-
-def config_of(model: ModelConfig, wanted: TrainConfig) -> TrainConfig:
-    """`wanted` with the architecture of a model that exists; windows stay as long where they fit."""
-    return replace(
-        wanted,
-        dim=model.dim,
-        n_layers=model.n_layers,
-        n_heads=model.n_heads,
-        n_kv_heads=model.n_kv_heads,
-        hidden_dim=model.hidden_dim,
-        max_seq_len=min(wanted.max_seq_len, model.max_seq_len),
-        rope_theta=model.rope_theta,
-        tied=model.shared_classifier,
-    )

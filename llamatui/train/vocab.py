@@ -19,6 +19,15 @@ TOO_HIGH = re.compile(r"Please set it to a value <= (\d+)")
 TOO_LOW = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
 
 
+def check_size(size: int) -> None:
+    """Raises UsageError: `size` makes no sense, whatever the text."""
+    if not SMALLEST <= size <= MAX_TOKENS:
+        raise UsageError(
+            f"--size: expected {SMALLEST} to {MAX_TOKENS}, found {size}",
+            "3 control tokens and 256 bytes are always there",
+        )
+
+
 def train_vocab(documents: Iterable[str], size: int) -> bytes:
     """A `tokenizer.model` of `size` pieces, the same for the same text and size.
 
@@ -28,11 +37,7 @@ def train_vocab(documents: Iterable[str], size: int) -> bytes:
         UsageError: `size` makes no sense, for any text or for this one.
         LlamatuiError: The library fails.
     """
-    if not SMALLEST <= size <= MAX_TOKENS:
-        raise UsageError(
-            f"--size: expected {SMALLEST} to {MAX_TOKENS}, found {size}",
-            "3 control tokens and 256 bytes are always there",
-        )
+    check_size(size)
     from sentencepiece import SentencePieceTrainer, set_random_generator_seed
 
     set_random_generator_seed(0)
@@ -88,7 +93,7 @@ def _told(problem: str, size: int) -> LlamatuiError:
     if least := TOO_LOW.search(problem):
         return UsageError(
             f"--size: expected at least {least[1]}, for all characters of this text, found {size}",
-            f"choose --size {2 * int(least[1])}, to have room for words",
+            f"choose --size {least[1]}, or more to have room for words",
         )
     if "sentences_.empty()" in problem:
         return UsageError("expected text, found none", "give files that are not empty")

@@ -469,3 +469,16 @@ def test_only_printable_text_reaches_a_terminal() -> None:
     from llamatui.app.cli.terminal import printable
 
     assert printable("a\x1b[31mb\r\x07\tc\nd\x9b é日🙂") == "a[31mb\tc\nd é日🙂"
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (0, "0"), (999, "999"), (12_345, "12.3 K"), (999_499, "999 K"), (999_500, "1 M"),
+        (2_828_736, "2.83 M"), (1_235_814_400, "1.24 B"),
+    ],
+)  # fmt: skip
+def test_numbers_of_parameters_have_three_digits(number: int, expected: str) -> None:
+    from llamatui.app.cli.terminal import short_count
+
+    assert short_count(number) == expected

@@ -14,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from llamatui.app.cli import main  # noqa: E402
+from llamatui.app.cli import train as command  # noqa: E402
 from llamatui.backends.checkpoint import Checkpoint  # noqa: E402
 from llamatui.backends.checkpoint_writer import write_checkpoint  # noqa: E402
 from llamatui.train import machine, trainer  # noqa: E402
@@ -142,6 +143,13 @@ def test_the_config_of_a_run_goes_with_resume(llamatui: Command, data: Path, don
     assert result.code == 0, result.err
 
 
+def test_an_export_replaces_no_checkpoint(llamatui: Command, done: Path) -> None:
+    before = (done / "last.pt").read_bytes()
+    result = llamatui("train", "export", done, done / "last.pt")
+    assert result.code == 2
+    assert (done / "last.pt").read_bytes() == before
+
+
 def test_a_finished_run_says_so(llamatui: Command, data: Path, done: Path) -> None:
     result = llamatui("train", "run", data, done, "--resume")
     assert result.code == 2
@@ -188,8 +196,9 @@ def test_a_run_that_diverges_ends_with_1(llamatui: Command, data: Path, tmp_path
             "the command line: dtype: expected one of auto, float32, bfloat16, float16, found 'int8'",
         ),
         (["--dtype", "float16", "--device", "cpu"], "float16 needs CUDA"),
+        (["--max-iters", "50", "--warmup-iters", "50"], "warmup_iters: expected less than max_iters 50"),
         (["--learning-rate", "nan"], "learning_rate: expected a positive number, found nan"),
-        (["--config", "none.toml"], "none.toml: cannot be read"),
+        (["--config", "none.toml"], "none.toml: cannot be read: No such file"),
         (["--resume", "--init-from", "m.bin"], "--resume and --init-from exclude each other"),
         (["--lora-rank", "4"], "lora_rank: expected a model to add to"),
         (["--dim", "x"], "'x' is not a valid int"),
@@ -203,6 +212,37 @@ def test_wrong_flags_are_usage_errors(
     assert problem in result.err
     assert result.out == ""
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--config", "none.toml"], ["--dim", 7], ["--dtype", "int8"], ["--beta1", 1]]
+)
+def test_wrong_arguments_are_told_before_pytorch_is_imported(
+    llamatui: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object]
+) -> None:
+    monkeypatch.setitem(sys.modules, "llamatui.train.run", None)
+    assert llamatui("train", "run", data, tmp_path / "out", *arguments).code == 2
+    assert llamatui("train", "run", tmp_path / "none", tmp_path / "out").code == 2
+
+
+def test_in_a_terminal_it_says_that_pytorch_starts(
+    llamatui: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert llamatui("train", "sample", tmp_path).err.startswith("starting PyTorch ...\n")
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_of_several_processes_the_first_tells_what_is_wrong(
+    llamatui: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str
+) -> None:
+    """The others give it the time to."""
+    waited: list[float] = []
+    monkeypatch.setattr(command.time, "sleep", waited.append)
+    monkeypatch.setenv("RANK", rank)
+    result = llamatui("train", "run", data, tmp_path / "out", "--dim", 7)
+    assert result.code == 2
+    assert waited == ([] if rank == "0" else [command.AFTER_THE_FIRST])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it is there")
@@ -221,6 +261,31 @@ def test_a_sample_is_text_on_stdout_and_the_same_each_time(llamatui: Command, do
     assert two.startswith(result.out + "---\nthe cat")
     greedy = [llamatui("train", "sample", done, "-t", 0, "-n", 5, "-s", seed).out for seed in (1, 2)]
     assert greedy[0] == greedy[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["-t", "nan"], "temperature must be in 0.0..100.0, found nan"),
+        (["-t", "inf", "--top-k", 3], "temperature must be in 0.0..100.0, found inf"),
+        (["-t", "-1"], "temperature must be in"),
+        (["-t", "1e-320"], "temperature must be 0 or at least 1e-05"),
+        (["--top-k", "-1"], "top_k must be in"),
+        (["-s", "99999999999999999999"], "seed must be in"),
+        (["-s", (1 << 64) - 1, "--samples", 2], "seed must be in"),
+        (["-s", "-1"], "seed must be in"),
+    ],
+)
+def test_a_sample_has_the_ranges_of_generate(
+    llamatui: Command, tmp_path: Path, flags: list[object], problem: str
+) -> None:
+    result = llamatui("train", "sample", tmp_path, *flags)
+    assert (result.code, result.out) == (2, "")
+    assert problem in result.err
+
+
+def test_a_seed_may_be_as_large_as_generate_s(llamatui: Command, done: Path) -> None:
+    assert llamatui("train", "sample", done, "-n", 3, "-s", (1 << 64) - 1).code == 0
 
 
 @pytest.mark.parametrize("lora", [False, True])

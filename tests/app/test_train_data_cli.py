@@ -53,20 +53,60 @@ def test_from_text_to_ids_as_each_step_suggests(tmp_path: Path) -> None:
     assert open_dataset(tmp_path / "data" / "tokens").vocab_size == 290
 
 
+def test_no_text_counts_twice(tmp_path: Path) -> None:
+    """What is to validate on is no text to train on, wherever it lies."""
+    (tmp_path / "text").mkdir()
+    for name, documents in (("train", 3), ("valid", 2)):
+        (tmp_path / "text" / f"{name}.txt").write_text("<|endoftext|>".join([STORY] * documents))
+    write_tokenizer_bin(tmp_path / "tok.bin")
+    text = [tmp_path / "text", tmp_path / "text" / ".." / "text" / "train.txt"]
+    valid = tmp_path / "text" / "valid.txt"
+    result = run("pretokenize", *text, "--valid", valid, "-z", tmp_path / "tok.bin", "-o", tmp_path / "d")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.splitlines()[0] == "2 of 3 files left out: named twice, or to validate on"
+    splits = open_dataset(tmp_path / "d").splits
+    assert (splits["train"].n_documents, splits["valid"].n_documents) == (3, 2)
+
+
 def test_an_error_is_two_lines(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(STORY)
     for args in (
         ["vocab", tmp_path / "none.txt", "-o", tmp_path / "t.model"],
         ["vocab", tmp_path / "a.txt", "-o", tmp_path, "--size", "290"],
         ["vocab", tmp_path / "a.txt", "-o", tmp_path / "t.model"],  # 4096 pieces
+        ["vocab", tmp_path / "a.txt", "-o", tmp_path / "a.txt", "--size", "290"],
+        ["vocab", tmp_path / "a.txt", "-o", tmp_path / "a.txt" / "t.model", "--size", "290"],
         ["pretokenize", tmp_path, "-z", tmp_path / "a.txt", "-o", tmp_path / "d"],
     ):
         result = run(*args)
-        assert result.returncode in (2, 3)
+        assert result.returncode in (1, 2, 3)
         error, hint = result.stderr.splitlines()[-2:]
         assert error.startswith("error: ")
         assert hint.startswith("  try: ")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_size_that_makes_no_sense_is_told_first(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(STORY)
+    result = run("vocab", tmp_path / "a.txt", "-o", tmp_path / "t.model", "--size", "-5")
+    assert result.stderr.startswith("error: --size: expected 260 to ")
+
+
+def test_the_text_itself_is_never_replaced(tmp_path: Path) -> None:
+    text = tmp_path / "a.model"
+    text.write_text(STORY)
+    result = run("vocab", text, "-o", tmp_path / ".." / tmp_path.name / "a.model", "--size", "290")
+    assert (result.returncode, text.read_text()) == (2, STORY)
+    assert "expected a file to write, found one of the texts" in result.stderr
+
+
+def test_of_one_document_the_end_is_held_out(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(" ".join([STORY] * 9))
+    write_tokenizer_bin(tmp_path / "tok.bin")
+    lines = run("pretokenize", tmp_path, "-z", tmp_path / "tok.bin", "-o", tmp_path / "d").stderr.splitlines()
+    assert lines[-4] == "fewer than 20 documents: to validate on, the end of each"
+    assert lines[-3].startswith("train: 1 document, ")
+    assert lines[-2].startswith("valid: 1 document, ")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -79,7 +119,7 @@ def test_a_signal_ends_all_processes(stop: signal.Signals, tmp_path: Path) -> No
     process = subprocess.Popen(
         [*COMMAND, *args], stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True
     )
-    while not (tmp_path / "d" / "train-0000.bin").exists():
+    while not list((tmp_path / "d").rglob("train-0000.bin")):
         assert process.poll() is None
         time.sleep(0.01)
     (os.killpg if stop == signal.SIGINT else os.kill)(process.pid, stop)
@@ -88,7 +128,7 @@ def test_a_signal_ends_all_processes(stop: signal.Signals, tmp_path: Path) -> No
     assert "Traceback" not in told
     assert not (tmp_path / "d" / "dataset.json").exists()
     if stop != signal.SIGKILL:
-        assert list((tmp_path / "d").iterdir()) == []
+        assert not (tmp_path / "d").exists()
 
 
 def test_download_suggests_what_is_next(server: Hub, tmp_path: Path) -> None:

@@ -298,7 +298,7 @@ def test_room_is_checked_before_the_first_byte(
 ) -> None:
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(3_000_000))
-    with pytest.raises(LlamatuiError, match=r"0\.00 GB are free|GB are needed") as caught:
+    with pytest.raises(LlamatuiError, match=r"0\.00 MB are free|MB are needed") as caught:
         fetch_all(tmp_path, room=2_000_000)
     assert "make room" in caught.value.hint
     assert server.fetched("config.json") == []

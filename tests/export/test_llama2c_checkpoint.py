@@ -41,7 +41,9 @@ def state_of(config: ModelConfig) -> State:
     return state
 
 
-def write_checkpoint(path: Path, state: State, args: dict[str, object] | None = None) -> Path:
+def write_checkpoint(
+    path: Path, state: State, args: dict[str, object] | None = None, more: dict[str, object] | None = None
+) -> Path:
     torch.save(
         {
             "model": state,
@@ -50,6 +52,7 @@ def write_checkpoint(path: Path, state: State, args: dict[str, object] | None = 
             "iter_num": 10,
             "best_val_loss": torch.tensor(1.5),
             "config": {"out_dir": "out", "compile": True},
+            **({"llamatui": more} if more else {}),
         },
         path,
     )
@@ -172,8 +175,17 @@ def test_model_args_that_make_no_sense_are_refused(tmp_path: Path, args: dict[st
         {"model": {"w": torch.ones(2)}, "model_args": [1]},
         {"model": [1], "model_args": ARGS},
         {"model": {}, "model_args": ARGS},
+        {"model": {}, "model_args": ARGS, "llamatui": [1]},
     ],
-    ids=["nothing", "state dict", "no model", "list of args", "list for a model", "empty model"],
+    ids=[
+        "nothing",
+        "state dict",
+        "no model",
+        "list of args",
+        "list for a model",
+        "empty model",
+        "list of ours",
+    ],
 )
 def test_other_pytorch_files_are_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "ckpt.pt")
@@ -206,8 +218,12 @@ OURS: dict[str, object] = {
 }
 
 
-def test_what_llama2c_takes_for_granted_comes_along(tmp_path: Path) -> None:
-    assert open_llama2c(write_checkpoint(tmp_path / "ckpt.pt", state_of(TINY), OURS)).config == replace(
+@pytest.mark.parametrize(("args", "more"), [(OURS, {}), (ARGS, OURS)], ids=["our first ones", "ours"])
+def test_what_llama2c_takes_for_granted_comes_along(
+    tmp_path: Path, args: dict[str, object], more: dict[str, object]
+) -> None:
+    path = write_checkpoint(tmp_path / "ckpt.pt", state_of(TINY), args, more)
+    assert open_llama2c(path).config == replace(
         TINY,
         rope_theta=500.0,
         rope_scaling=RopeScaling(8.0, 1.0, 4.0, 32),

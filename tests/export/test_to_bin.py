@@ -181,7 +181,7 @@ def test_no_room_is_told_before_the_first_byte(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(1 << 40, 1 << 40, 1000))
     out = tmp_path / "out"
     out.mkdir()
-    with pytest.raises(LlamatuiError, match="GB are needed"):
+    with pytest.raises(LlamatuiError, match=r"0\.10 MB are needed, 0\.00 MB are free"):
         export_bin(source(tmp_path), out / "m.bin")
     assert not list(out.iterdir())
 
@@ -189,6 +189,9 @@ def test_no_room_is_told_before_the_first_byte(tmp_path: Path, monkeypatch: pyte
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(LlamatuiError, match="expected a folder, found none"):
         export_bin(source(tmp_path), tmp_path / "no" / "m.bin")
+    (tmp_path / "file").touch()
+    with pytest.raises(LlamatuiError, match="file: expected a folder, found a file"):
+        export_bin(source(tmp_path), tmp_path / "file" / "m.bin")
     with pytest.raises(UsageError, match="expected a file to write, found a folder"):
         export_bin(source(tmp_path), tmp_path)
 
@@ -206,6 +209,32 @@ def test_the_source_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="another file than the source"):
         export_bin(source(tmp_path), tmp_path / "source")
     assert (tmp_path / "source").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["last.pt", "ex"])
+def test_another_ending_than_bin_is_refused(tmp_path: Path, name: str) -> None:
+    """It may be a checkpoint of somebody's."""
+    (tmp_path / "last.pt").write_bytes(b"mine")
+    with pytest.raises(UsageError, match=r"expected a name that ends in \.bin") as caught:
+        export_bin(source(tmp_path), tmp_path / name)
+    assert caught.value.hint == str((tmp_path / name).with_suffix(".bin"))
+    assert (tmp_path / "last.pt").read_bytes() == b"mine"
+    assert not (tmp_path / "ex").exists()
+
+
+@pytest.mark.parametrize("size", [7, 64, 48])
+def test_a_group_size_that_does_not_fit_is_refused(tmp_path: Path, size: int) -> None:
+    with pytest.raises(UsageError, match=rf"divides dim 32 and hidden_dim 48, found {size}") as caught:
+        export_bin(source(tmp_path), tmp_path / "m.bin", version=2, group_size=size)
+    assert caught.value.hint == "--group-size 4 | 8 | 16"
+    assert not (tmp_path / "m.bin").exists()
+
+
+@pytest.mark.parametrize("version", [0, 1, None])
+def test_only_version_2_has_groups(tmp_path: Path, version: int | None) -> None:
+    with pytest.raises(UsageError, match="group size 8: expected version 2, found") as caught:
+        export_bin(source(tmp_path), tmp_path / "m.bin", version=version, group_size=8)
+    assert caught.value.hint == "--version 2"
 
 
 def test_weights_that_are_no_numbers_are_told(tmp_path: Path) -> None:

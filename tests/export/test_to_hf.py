@@ -203,7 +203,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
         free = 1000
 
     monkeypatch.setattr("shutil.disk_usage", lambda folder: Usage())
-    with pytest.raises(LlamatuiError, match=r"0\.00 GB are free") as caught:
+    with pytest.raises(LlamatuiError, match=r"0\.00 MB are free") as caught:
         export_hf(source_of(), tmp_path / "hf")
     assert caught.value.hint == "make room or choose another disk"
     assert list(tmp_path.iterdir()) == []

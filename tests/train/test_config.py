@@ -19,6 +19,7 @@ from llamatui.train.config import (
     checked_values,
     read_config,
     to_toml,
+    with_defaults,
 )
 
 KINDS = get_type_hints(TrainConfig)
@@ -73,8 +74,10 @@ def test_any_text_of_a_prompt_survives_the_file(tmp_path: Path) -> None:
 def test_no_number_may_be_out_of_range(name: str, value: float) -> None:
     if value == 1 << 70 and KINDS[name] is float and name not in ("dropout", "beta1", "beta2", "min_lr"):
         return  # a large float is a number like another
-    with pytest.raises(UsageError, match=name):
+    with pytest.raises(UsageError, match=name) as error:
         check(TrainConfig(**{name: KINDS[name](value) if math.isfinite(value) else value}))
+    assert ("a finite number, found inf" in error.value.message) is (value == math.inf)
+    assert f"--{name.replace('_', '-')}, or in the config" in error.value.hint
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -95,6 +98,7 @@ def test_zero_is_refused_where_it_makes_no_sense(name: str) -> None:
         ({"n_heads": 6, "n_kv_heads": 4}, "n_kv_heads: expected a divisor of n_heads 6, found 4"),
         ({"n_heads": 6, "n_kv_heads": 12}, "n_kv_heads: expected a divisor"),
         ({"min_lr": 1.0}, "min_lr 1: expected at most learning_rate 0.002"),
+        ({"warmup_iters": 2000}, "warmup_iters: expected less than max_iters 2000, found 2000"),
         ({"dropout": 1.0}, "dropout: expected a number from 0 to less than 1"),
         ({"threads": 2000}, "threads: expected at most 1024"),
         ({"sample_prompt": "\udc80"}, "sample_prompt: expected UTF-8"),
@@ -110,7 +114,7 @@ def test_settings_that_make_no_model_are_refused(settings: dict[str, Any], probl
     [
         ("learning_rat = 1", "unknown setting 'learning_rat'", "did you mean learning_rate?"),
         ("zzz = 1", "unknown setting 'zzz'", "--help"),
-        ("[dim]\nx = 1", "dim: expected a whole number, found {'x': 1}", ""),
+        ("[train]\ndim = 1", "expected all settings at the top level, found a table: [train]", "leave out"),
         ("dim = 1.5", "dim: expected a whole number, found 1.5", ""),
         ("dim = true", "dim: expected a whole number, found True", ""),
         ("dim = '64'", "dim: expected a whole number, found '64'", ""),
@@ -120,8 +124,8 @@ def test_settings_that_make_no_model_are_refused(settings: dict[str, Any], probl
         ("dtype = 'int8'", "dtype: expected one of auto, float32, bfloat16, float16, found 'int8'", ""),
         ("dtype = [1]", "dtype: expected one of", ""),
         ("sample_prompt = 3", "sample_prompt: expected text, found 3", ""),
-        ("dim = ", "cannot be read", "expected TOML"),
-        ("dim = 1\ndim = 2", "cannot be read", "expected TOML"),
+        ("dim = ", "expected TOML, found something else: ", "learning_rate = 1e-3"),
+        ("dim = 1\ndim = 2", "expected TOML, found something else: ", "learning_rate = 1e-3"),
     ],
 )
 def test_a_file_that_says_something_else_is_refused(
@@ -135,12 +139,13 @@ def test_a_file_that_says_something_else_is_refused(
     assert hint in error.value.hint
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"c\.toml: cannot be read"):
+    with pytest.raises(UsageError, match=r"c\.toml: cannot be read: No such file") as error:
+        read_config(path)
+    assert error.value.hint == "check the name"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match=r"c\.toml: expected TOML, found other bytes than UTF-8"):
         read_config(path)
 
 
@@ -160,6 +165,14 @@ def test_what_zero_stands_for_is_filled_in() -> None:
     model = TrainConfig(dim=64, n_heads=4).model_config(300)
     assert (model.n_kv_heads, model.hidden_dim, model.vocab_size) == (4, 192, 300)
     assert model.hidden_dim >= 8 * 64 / 3
+
+
+@pytest.mark.parametrize(("max_iters", "expected"), [(1, 0), (50, 5), (1000, 100), (9999, 100)])
+def test_a_short_run_warms_up_for_a_tenth_of_it(max_iters: int, expected: int) -> None:
+    config = with_defaults({"max_iters": max_iters})
+    check(config)
+    assert config.warmup_iters == expected
+    assert with_defaults({"max_iters": max_iters, "warmup_iters": 7}).warmup_iters == 7
 
 
 def test_a_setting_that_is_fixed_may_be_repeated_but_not_changed() -> None:

@@ -186,6 +186,23 @@ def test_what_is_no_description_is_refused(content: bytes, tmp_path: Path) -> No
         open_dataset(tmp_path)
 
 
+def test_what_is_wrong_is_said_in_words(tmp_path: Path) -> None:
+    write_dataset(tmp_path, [50])
+    whole = json.loads((tmp_path / INFO).read_text("utf-8"))
+    for content, found in (
+        ('{"format":', "Expecting value: line 1 column 11"),
+        (json.dumps({**whole, "dtype": "int8"}), "dtype 'int8'"),
+        (json.dumps({k: v for k, v in whole.items() if k != "splits"}), "no 'splits'"),
+    ):
+        (tmp_path / INFO).write_text(content, "utf-8")
+        with pytest.raises(LlamatuiError, match=f"found something else: {found}"):
+            open_dataset(tmp_path)
+    (tmp_path / INFO).write_text(json.dumps(whole), "utf-8")
+    (tmp_path / "train-0000.bin").unlink()
+    with pytest.raises(LlamatuiError, match=r"train-0000\.bin: expected 100 bytes, found no file"):
+        open_dataset(tmp_path)
+
+
 def test_no_dataset(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "none", tmp_path / "file"):

@@ -93,11 +93,29 @@ def test_a_signal_to_one_stops_both(tmp_path: Path) -> None:
 def test_what_does_not_fit_two_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is written. No process is started for this."""
     monkeypatch.setattr(run, "world", lambda device_type: nullcontext(World(rank=0, size=2)))
+    monkeypatch.setattr(World, "of_first", lambda self, value: value)
     data = write_data(tmp_path / "data")
     with pytest.raises(UsageError, match="a multiple of the 2 processes, found 3") as error:
         list(train(data, tmp_path / "out", {**SETTINGS, "grad_accumulation": 3}))
     assert error.value.hint == "choose --grad-accumulation 4"
     assert not (tmp_path / "out").exists()
+
+
+def test_the_first_process_chooses_the_dtype(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here bfloat16, which this one finds slower. No process is started for this."""
+    made: list[Any] = []
+
+    def trainer(*args: object, **more: object) -> None:
+        made.extend(args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(machine, "matmul_flops", lambda device, dtype: 1e9)
+    monkeypatch.setattr(run, "world", lambda device_type: nullcontext(World(rank=1, size=2)))
+    monkeypatch.setattr(World, "of_first", lambda self, value: torch.bfloat16)
+    monkeypatch.setattr(run, "Trainer", trainer)
+    with pytest.raises(KeyboardInterrupt):
+        list(train(write_data(tmp_path / "data"), tmp_path / "out", {**SETTINGS, "dtype": "auto"}))
+    assert (made[0].dtype, made[5].dtype) == ("bfloat16", torch.bfloat16)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +124,7 @@ def test_what_does_not_fit_two_processes_is_refused(tmp_path: Path, monkeypatch:
         RuntimeError(
             "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]"
         ),
+        RuntimeError("[enforce fail at ../third_party/gloo/gloo/transport/tcp/device.cc:84] ifa != nullptr."),
         torch.distributed.DistBackendError(
             "NCCL error in: ../torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp"
         ),

@@ -73,7 +73,8 @@ def test_half_a_surrogate_pair_becomes_utf8(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("a.txt", b"caf\xe9", "expected UTF-8, found byte 0xe9"),
+        ("a.txt", b"caf\xe9", "expected UTF-8, found byte 0xe9 at offset 3, in line 1"),
+        ("a.txt", b"\xc3\xa9\n" * 5000 + b"\xff", "found byte 0xff at offset 15,000, in line 5,001"),
         ("a.txt", b"cut off \xe2\x82", "expected UTF-8, found byte 0xe2"),
         ("a.jsonl", b'"one"\n\n{"text": \n', "line 3: expected JSON: "),
         ("a.jsonl", b'"one"\n{"title": "x"}', "line 2: expected a string, or an object with text or story"),

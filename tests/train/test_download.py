@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llamatui.errors import LlamatuiError, MissingExtraError, ModelError
-from llamatui.train import download as module
+from llamatui.export import hub
 from llamatui.train.download import REPO, TRAIN, VALID, download
 from tests.app.hub_server import Hub, serve, use
 
@@ -67,7 +67,7 @@ def test_a_dataset_that_is_gone(server: Hub, tmp_path: Path) -> None:
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(hub, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError) as caught:
         download(tmp_path)
     assert caught.value.hint == 'pip install "llamatui[train]"'

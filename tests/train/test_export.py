@@ -1,7 +1,5 @@
 """What PyTorch trained says the same as a .bin: the same tokens and logits from all backends."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from llamatui.train.events import Step  # noqa: E402
 from llamatui.train.model import Llama  # noqa: E402
 from llamatui.train.pretrained import load_trained  # noqa: E402
 from llamatui.train.run import train  # noqa: E402
-from llamatui.train.sample import sample_ids, sample_text  # noqa: E402
+from llamatui.train.sample import sample_ids  # noqa: E402
 from tests.tiny import write_tokenizer_bin  # noqa: E402
 from tests.train import peers  # noqa: E402, F401
 
@@ -30,7 +28,7 @@ PROMPT = TEXT[:40]
 SETTINGS = {
     "dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "hidden_dim": 64, "max_seq_len": 80,
     "dropout": 0.0,
-    "batch_size": 1, "grad_accumulation": 1, "max_iters": 400, "learning_rate": 1e-2, "warmup_iters": 10,
+    "batch_size": 1, "grad_accumulation": 1, "max_iters": 200, "learning_rate": 1e-2, "warmup_iters": 10,
     "eval_interval": 1000, "eval_iters": 1, "sample_tokens": 0, "device": "cpu", "dtype": "float32",
     "threads": 1,
 }  # fmt: skip
@@ -101,27 +99,8 @@ def test_logits_are_pytorchs_at_every_position(
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
 
 
-def test_the_tokenizer_goes_along(exported: Path) -> None:
+def test_the_tokenizer_goes_along(out: Path, exported: Path) -> None:
     found = find_tokenizer(exported, 300)
     assert found is not None
     assert found.name.startswith(exported.stem)
-    assert load_tokenizer(found).encode(TEXT)[:3] == load_tokenizer(found).encode("The cat")[:3]
-
-
-def llamatui(*args: object) -> bytes:
-    command = [sys.executable, "-m", "llamatui", *map(str, args)]
-    result = subprocess.run(command, capture_output=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-def test_the_commands_agree_with_each_other(out: Path, tmp_path: Path) -> None:
-    assert llamatui("train", "export", out, tmp_path / "a.bin") == b""
-    flags = ["-i", PROMPT, "-t", 0, "-n", 50]
-    sampled = llamatui("train", "sample", out, *flags)
-    generated = llamatui("generate", tmp_path / "a.bin", *flags, "--backend", "numpy", "--threads", 1)
-    assert generated == sampled
-    model, tokenizer = load_trained(out)
-    pieces = sample_text(model, tokenizer, PROMPT, 50, temperature=0)
-    assert sampled.decode() == PROMPT + "".join(pieces) + "\n"
-    assert sampled.startswith(TEXT[:50].encode())
+    assert found.read_bytes() == (out / "tokenizer.bin").read_bytes()

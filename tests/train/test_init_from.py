@@ -19,10 +19,10 @@ from llamatui.export.meta import original_name  # noqa: E402
 from llamatui.export.open import open_model  # noqa: E402
 from llamatui.export.to_bin import export_bin  # noqa: E402
 from llamatui.export.to_hf import export_hf  # noqa: E402
-from llamatui.train.config import TrainConfig  # noqa: E402
+from llamatui.train.config import TrainConfig, config_of  # noqa: E402
 from llamatui.train.dataset import Windows, open_dataset  # noqa: E402
+from llamatui.train.pretrained import load_trained  # noqa: E402
 from llamatui.train.run import train  # noqa: E402
-from llamatui.train.trainer import config_of  # noqa: E402
 from tests.tiny import TINY, random_weights, write_tokenizer_bin  # noqa: E402
 from tests.train import peers  # noqa: E402, F401
 from tests.train.tiny_runs import SETTINGS, evaluations, write_data  # noqa: E402
@@ -95,7 +95,7 @@ def loss_of(bin_path: Path, data: Path, *, n: int = 4, seq_len: int = 8) -> floa
 def test_the_first_loss_is_that_of_the_source(tmp_path: Path, kind: str, config: ModelConfig) -> None:
     data = write_data(tmp_path / "data")
     source = write_source(tmp_path, kind, config)
-    export_bin(open_model(source), tmp_path / "peer.bin", version=2 if kind == "v2" else 1, group_size=16)
+    export_bin(open_model(source), tmp_path / "peer.bin", version=2 if kind == "v2" else 1)
     events = list(train(data, tmp_path / "out", SHORT, init_from=source))
     assert evaluations(events)[0][1] == pytest.approx(loss_of(tmp_path / "peer.bin", data), abs=1e-5)
 
@@ -121,19 +121,40 @@ def test_the_model_decides_the_architecture_and_the_settings_the_rest() -> None:
     assert config_of(replace(SCALED, max_seq_len=4096), wanted).max_seq_len == 128
 
 
-@pytest.mark.parametrize("vocab_size", [290, 310])
-def test_data_of_another_vocabulary_is_refused(tmp_path: Path, vocab_size: int) -> None:
-    data = write_data(tmp_path / "data", vocab_size=vocab_size)
+@pytest.mark.parametrize("size", [290, 300, 310])
+def test_data_of_another_vocabulary_is_refused(tmp_path: Path, size: int) -> None:
+    data = write_data(tmp_path / "data", vocab_size=size)
     source = write_source(tmp_path, "v1", TINY)
-    with pytest.raises(UsageError, match=f"vocabulary of 300, found one of {vocab_size}") as caught:
+    tokenizer = data / "tokenizer.bin"
+    tokenizer.write_bytes(tokenizer.read_bytes().replace(b" the", b"zzzz"))
+    problem = "vocabulary of 300, found one of 310" if size == 310 else "token 267 is 'zzzz', not ' the'"
+    with pytest.raises(UsageError, match=problem) as caught:
         list(train(data, tmp_path / "out", SHORT, init_from=source))
     assert "pretokenize" in caught.value.hint
+    assert not (tmp_path / "out").exists()
 
 
-def test_another_architecture_than_the_models_is_refused(tmp_path: Path) -> None:
+def test_a_smaller_vocabulary_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     source = write_source(tmp_path, "v1", TINY)
-    with pytest.raises(UsageError, match="dim"):
-        list(train(write_data(tmp_path / "data"), tmp_path / "out", {**SHORT, "dim": 64}, init_from=source))
+    (tmp_path / "tokenizer.bin").unlink()
+    with pytest.raises(UsageError, match="vocabulary of 300, found one of 290"):
+        list(train(write_data(tmp_path / "data", vocab_size=290), tmp_path / "out", SHORT, init_from=source))
+
+
+def test_a_model_may_have_unused_tokens_at_the_end(tmp_path: Path) -> None:
+    """The run goes on with the model's own tokenizer, with which it is sampled from, resumed and exported."""
+    data = write_data(tmp_path / "data", vocab_size=290)
+    source, out = write_source(tmp_path, "v1", TINY), tmp_path / "out"
+    list(train(data, out, {**SHORT, "sample_tokens": 5}, init_from=source))
+    assert (out / "tokenizer.bin").read_bytes() == (tmp_path / "tokenizer.bin").read_bytes()
+    list(train(data, out, {"max_iters": 2}, resume=True))
+    model, tokenizer = load_trained(out)
+    assert model.config.vocab_size == tokenizer.vocab_size == 300
+    other = write_data(tmp_path / "other", vocab_size=290)
+    content = (other / "tokenizer.bin").read_bytes()
+    (other / "tokenizer.bin").write_bytes(content.replace(b" the", b"zzzz"))
+    with pytest.raises(UsageError, match="token 267"):
+        list(train(other, out, {"max_iters": 3}, resume=True))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"nonsense" * 100], ids=["missing", "empty", "nonsense"])
@@ -157,6 +178,7 @@ def test_a_model_of_numbers_that_are_none_is_told(tmp_path: Path) -> None:
         return weights(name, layer) * np.float32("nan" if name == "norm" else 1)
 
     write_checkpoint(tmp_path / "model.bin", TINY, 1, broken)
-    with pytest.raises(LlamatuiError, match="nan"):
+    with pytest.raises(LlamatuiError, match="evaluation after step 0: loss nan") as caught:
         list(train(write_data(tmp_path / "data"), tmp_path / "out", SHORT, init_from=tmp_path / "model.bin"))
-    assert not (tmp_path / "out/last.pt").exists()
+    assert "damaged" in caught.value.hint
+    assert not list((tmp_path / "out").glob("*.pt"))

@@ -13,7 +13,6 @@ from llamatui.backends.base import KVCache  # noqa: E402
 from llamatui.backends.checkpoint import Checkpoint  # noqa: E402
 from llamatui.backends.checkpoint_writer import write_checkpoint  # noqa: E402
 from llamatui.backends.numpy_backend import NumpyBackend  # noqa: E402
-from llamatui.errors import UsageError  # noqa: E402
 from llamatui.export.llama2c_checkpoint import open_llama2c  # noqa: E402
 from llamatui.export.to_bin import export_bin  # noqa: E402
 from llamatui.train.events import Started  # noqa: E402
@@ -23,7 +22,7 @@ from llamatui.train.pretrained import load_trained  # noqa: E402
 from llamatui.train.run import train  # noqa: E402
 from tests.tiny import TINY, random_weights  # noqa: E402
 from tests.train.peers import lively  # noqa: E402
-from tests.train.tiny_runs import SETTINGS, losses, train_until, write_data  # noqa: E402
+from tests.train.tiny_runs import SETTINGS, write_data  # noqa: E402
 
 MATRICES = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
 TOKENS = torch.arange(3, 40)[None]
@@ -121,21 +120,3 @@ def test_a_run_changes_the_additions_alone_and_its_export_has_them(tmp_path: Pat
         TOKENS[0].tolist(), KVCache(checkpoint.config), all_positions=True
     )
     np.testing.assert_allclose(logits, expected.numpy(), rtol=0, atol=1e-4)
-
-
-def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, base: Path) -> None:
-    data = write_data(tmp_path / "data")
-    whole = losses(train(data, tmp_path / "whole", LORA, init_from=base))
-    first = losses(train_until(5, data, tmp_path / "cut", LORA, init_from=base))
-    rest = losses(train(data, tmp_path / "cut", {}, resume=True))
-    assert (len(first), len(rest)) == (5, 7)
-    assert {**first, **rest} == whole
-    a, b = state_of(tmp_path / "whole/last.pt"), state_of(tmp_path / "cut/last.pt")
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-def test_without_a_model_to_add_to_it_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="lora_rank") as caught:
-        list(train(write_data(tmp_path / "data"), tmp_path / "out", {**SETTINGS, "lora_rank": 2}))
-    assert "--init-from" in caught.value.hint

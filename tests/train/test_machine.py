@@ -94,6 +94,10 @@ def test_cuda_is_taken_where_there_is_one(
     assert found(device="cuda:0").device.index == 0
     with pytest.raises(UsageError, match="--device cuda:2: expected one of 2 devices"):
         found(device="cuda:2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert found().device == torch.device("cuda:1")
+    with pytest.raises(UsageError, match="--device cuda:0: expected one for each of the 2 processes"):
+        found(device="cuda:0")
 
 
 def test_a_product_is_measured_in_operations_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +134,7 @@ def test_memory_that_no_machine_has_is_told() -> None:
         torch.empty(1 << 60)
 
 
-def test_other_errors_are_not_hidden() -> None:
-    with pytest.raises(RuntimeError, match="a mistake of ours"), telling_failures(TrainConfig(compile=True)):
-        raise RuntimeError("a mistake of ours")
+@pytest.mark.parametrize("message", ["a mistake of ours", "no file gloomy.bin", "gloo is not built"])
+def test_other_errors_are_not_hidden(message: str) -> None:
+    with pytest.raises(RuntimeError, match=message), telling_failures(TrainConfig(compile=True)):
+        raise RuntimeError(message)

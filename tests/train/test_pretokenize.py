@@ -1,5 +1,6 @@
 """Text to shards: the same bytes for any number of processes, and nothing half done."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from llamatui.errors import LlamatuiError, UsageError
 from llamatui.tokenizers.base import Tokenizer
 from llamatui.tokenizers.loading import load_tokenizer
 from llamatui.train import pretokenize as module
-from llamatui.train.dataset import INFO, Dataset, open_dataset
+from llamatui.train.dataset import FORMAT, INFO, Dataset, open_dataset
 from llamatui.train.pretokenize import pretokenize
 from tests.tiny import write_chat_tokenizer, write_tokenizer_bin
 
@@ -108,16 +109,55 @@ def test_own_text_to_validate_on_and_a_rerun(
     out = tmp_path / "deep" / "data"
     train, valid = write(tmp_path / "a.txt", ["one", "two"]), write(tmp_path / "b.txt", ["three"])
     out.mkdir(parents=True)
-    for name in ("train-0000.bin", "train-0007.bin", INFO, "tokenizer_config.json"):
+    (out / INFO).write_text(json.dumps({"format": FORMAT, "tokenizer": "tokenizer.bin"}))
+    for name in ("train-0000.bin", "train-0007.bin", "tokenizer.bin", "tokenizer_config.json"):
         (out / name).write_text("of before")
-    (out / "train-data.bin").write_text("of the user's")
+    for name in ("train-data.bin", "train-2024-mine.bin", "valid-123.bin"):
+        (out / name).write_text("of the user's")
     dataset = pretokenize([train], out, tokenizer_file, valid=[valid], processes=1)
     assert contents(dataset, tokenizer, "train") == ["one", "two"]
     assert contents(dataset, tokenizer, "valid") == ["three"]
     assert {path.name for path in out.iterdir()} == {
-        INFO, "tokenizer.bin", "train-0000.bin", "valid-0000.bin", "train-data.bin",
+        INFO, "tokenizer.bin", "train-0000.bin", "valid-0000.bin",
+        "train-data.bin", "train-2024-mine.bin", "valid-123.bin",
     }  # fmt: skip
     assert load_tokenizer(out / dataset.tokenizer, dataset.vocab_size)
+
+
+@pytest.mark.parametrize(
+    ("name", "listed"),
+    [
+        ("tokenizer.bin", ""),
+        ("tokenizer.bin", "tokenizer.json"),
+        ("tokenizer_config.json", ""),
+        ("train-0000.bin", ""),
+        ("valid-0007.bin", ""),
+        (INFO, ""),
+    ],
+)
+def test_files_of_others_are_not_replaced(
+    name: str, listed: str, tokenizer_file: Path, tmp_path: Path
+) -> None:
+    """`listed`: the tokenizer of a dataset that is there."""
+    out, text = tmp_path / "d", write(tmp_path / "a.txt", DOCUMENTS)
+    out.mkdir()
+    if listed:
+        (out / INFO).write_text(json.dumps({"format": FORMAT, "tokenizer": listed}))
+    (out / name).write_text('["a story"]')
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(UsageError, match=f"a dataset to replace, found another {name}") as caught:
+        pretokenize([text], out, tokenizer_file, processes=1)
+    assert caught.value.hint == "choose another folder"
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_one_that_fails_leaves_no_folder(tokenizer_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UsageError, match="text for train"):
+        pretokenize(
+            [write(tmp_path / "a.txt", [""])], tmp_path / "there" / "b" / "c", tokenizer_file, processes=1
+        )
+    assert list((tmp_path / "there").iterdir()) == []
 
 
 def test_what_belongs_to_a_tokenizer_comes_along(tmp_path: Path) -> None:
@@ -145,7 +185,7 @@ def test_too_little_text(text: str, problem: str, tokenizer_file: Path, tmp_path
     path = write(tmp_path / "a.txt", [text])
     with pytest.raises(UsageError, match=f"expected {problem}, found none"):
         pretokenize([path], tmp_path / "d", tokenizer_file, processes=1)
-    assert list((tmp_path / "d").iterdir()) == []
+    assert not (tmp_path / "d").exists()
 
 
 class Stop(BaseException):
@@ -158,13 +198,13 @@ def test_one_that_is_stopped_leaves_nothing(
     monkeypatch.setattr(module, "BATCH", 100)
 
     def progress(done: int, total: int) -> None:
-        assert list((tmp_path / "d").glob("train-0000.bin"))
+        assert list((tmp_path / "d").rglob("train-0000.bin"))
         raise Stop
 
     text = write(tmp_path / "a.txt", DOCUMENTS)
     with pytest.raises(Stop):
         pretokenize([text], tmp_path / "d", tokenizer_file, processes=2, progress=progress)
-    assert list((tmp_path / "d").iterdir()) == []
+    assert not (tmp_path / "d").exists()
 
 
 def kill(texts: list[str]) -> None:
@@ -179,7 +219,7 @@ def test_a_process_that_is_killed(
     text = write(tmp_path / "a.txt", DOCUMENTS)
     with pytest.raises(LlamatuiError, match="a process that tokenizes was killed"):
         pretokenize([text], tmp_path / "d", tokenizer_file, processes=2)
-    assert list((tmp_path / "d").iterdir()) == []
+    assert not (tmp_path / "d").exists()
 
 
 def test_a_folder_that_cannot_be_written_to(tokenizer_file: Path, tmp_path: Path) -> None:
@@ -199,7 +239,38 @@ def test_a_full_disk(tokenizer_file: Path, tmp_path: Path, monkeypatch: pytest.M
     text = write(tmp_path / "a.txt", DOCUMENTS)
     with pytest.raises(LlamatuiError, match="d: cannot be written: No space left on device"):
         pretokenize([text], tmp_path / "d", tokenizer_file, processes=1)
-    assert list((tmp_path / "d").iterdir()) == []
+    assert not (tmp_path / "d").exists()
+
+
+def test_one_that_fails_leaves_the_dataset_that_was_there(tokenizer_file: Path, tmp_path: Path) -> None:
+    text, out = write(tmp_path / "a.txt", DOCUMENTS), tmp_path / "d"
+    pretokenize([text], out, tokenizer_file, processes=1)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    (tmp_path / "b.jsonl").write_text('"one"\n{')
+    with pytest.raises(UsageError, match="expected JSON"):
+        pretokenize([text, tmp_path / "b.jsonl"], out, tokenizer_file, processes=1)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_what_a_killed_one_leaves_is_not_kept(
+    tokenizer_file: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    (tmp_path / "d" / module.PART).mkdir(parents=True)
+    (tmp_path / "d" / module.PART / "train-0000.bin").write_bytes(b"half")
+    text = write(tmp_path / "a.txt", ["one", "two"])
+    dataset = pretokenize([text], tmp_path / "d", tokenizer_file, valid=[text], processes=1)
+    assert contents(dataset, tokenizer, "train") == ["one", "two"]
+    assert not (tmp_path / "d" / module.PART).exists()
+
+
+def test_a_tokenizer_in_the_folder_stays_as_it_is(tokenizer_file: Path, tmp_path: Path) -> None:
+    own = tmp_path / "d" / "tokenizer.bin"
+    own.parent.mkdir()
+    own.write_bytes(tokenizer_file.read_bytes())
+    before = own.stat()
+    text = write(tmp_path / "a.txt", ["one"])
+    assert pretokenize([text], own.parent, own, valid=[text], processes=1).tokenizer == own.name
+    assert own.stat() == before
 
 
 def test_text_that_cannot_be_read_is_no_trouble_of_the_folder(tokenizer_file: Path, tmp_path: Path) -> None:

@@ -5,18 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from llamatui.backends.checkpoint_writer import write_checkpoint  # noqa: E402
 from llamatui.errors import LlamatuiError, UsageError  # noqa: E402
-from llamatui.train import checkpoints, optimizer, trainer  # noqa: E402
+from llamatui.train import checkpoints, machine, optimizer, run, trainer  # noqa: E402
 from llamatui.train.config import TrainConfig  # noqa: E402
 from llamatui.train.events import Evaluation, Event, Finished, Saved, Started, Step  # noqa: E402
 from llamatui.train.run import train  # noqa: E402
-from tests.tiny import TINY, random_weights  # noqa: E402
 from tests.train.tiny_runs import SETTINGS, evaluations, losses, train_until, write_data  # noqa: E402
 
 LORA = {"lora_rank": 2, "lora_alpha": 8.0}
@@ -192,6 +189,52 @@ def test_a_resumed_run_refuses_data_of_another_tokenizer(
         list(train(other, whole[0], {"max_iters": 99}, resume=True))
 
 
+def test_a_run_without_its_tokenizer_is_not_resumed(data: Path, tmp_path: Path) -> None:
+    train_until(1, data, tmp_path, SETTINGS)
+    (tmp_path / "tokenizer.bin").rename(tmp_path / "tokenizer.old")
+    with pytest.raises(UsageError, match=r"the tokenizer that the run was begun with, .*found none"):
+        list(train(data, tmp_path, {}, resume=True))
+
+
+def test_a_resumed_run_refuses_other_text(data: Path, tmp_path: Path) -> None:
+    train_until(1, data, tmp_path / "out", SETTINGS)
+    other = write_data(tmp_path / "data", train=(60, 46))
+    with pytest.raises(UsageError, match=r"data that the run was begun with, .*105.*found .*106") as error:
+        list(train(other, tmp_path / "out", {}, resume=True))
+    assert "--init-from" in error.value.hint
+
+
+def test_what_was_evaluated_is_not_evaluated_again(
+    data: Path, whole: tuple[Path, list[Event]], tmp_path: Path
+) -> None:
+    take(train(data, tmp_path, LOUD), 7)
+    events = list(train(data, tmp_path, {}, resume=True))
+    assert sorted(evaluations(events)) == [9, 12]
+    assert [event.iteration for event in events if isinstance(event, Saved)] == [9, 12]
+    assert_same(state(tmp_path), state(whole[0]))
+
+
+def test_a_run_killed_between_its_checkpoints_has_the_best(
+    data: Path, whole: tuple[Path, list[Event]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After step 9, whose evaluation is the best."""
+    events = train(data, tmp_path, LOUD)
+    while not (isinstance(event := next(events), Step) and event.iteration == 9):
+        pass
+
+    def killed(source: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "copy", killed)
+    with pytest.raises(KeyboardInterrupt):
+        list(events)
+    monkeypatch.undo()
+    monkeypatch.setattr(machine, "matmul_flops", lambda device, dtype: 1e9)
+    list(train(data, tmp_path, {}, resume=True))
+    assert_same(state(tmp_path), state(whole[0]))
+    assert_same(state(tmp_path, "best.pt"), state(whole[0], "best.pt"))
+
+
 def test_the_same_seed_is_the_same_run(data: Path, whole: tuple[Path, list[Event]], tmp_path: Path) -> None:
     assert losses(train(data, tmp_path / "again", LOUD)) == losses(whole[1])
     other = losses(train(data, tmp_path / "other", {**LOUD, "seed": 1 << 30}))
@@ -238,6 +281,32 @@ def test_bfloat16_learns_and_is_resumed(data: Path, tmp_path: Path) -> None:
     first = train_until(3, data, tmp_path / "cut", settings)
     assert losses([*first, *train(data, tmp_path / "cut", {}, resume=True)]) == losses(expected)
     assert {w.dtype for w in state(tmp_path / "cut")["model"].values()} == {torch.float32}
+
+
+def test_float16_scales_its_loss_and_is_resumed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA, but for the device: a step whose gradients are too large for float16 changes no weight."""
+    here = machine.Machine(torch.device("cpu"), torch.float16, 1, 1e9)
+    monkeypatch.setattr(run, "find_machine", lambda config: here)
+    settings = {**SETTINGS, "dtype": "float16", "max_iters": 20, "eval_interval": 20}
+    expected = list(train(data, tmp_path / "whole", settings))
+    valid = [loss for _, loss in evaluations(expected).values()]
+    assert valid[-1] < valid[0] - 1
+    first = train_until(3, data, tmp_path / "cut", settings)
+    assert state(tmp_path / "cut")["scaler"]["scale"] == 65536
+    assert losses([*first, *train(data, tmp_path / "cut", {}, resume=True)]) == losses(expected)
+
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *args, **more: scaler(*args, 2.0**127, **more))
+    (step,) = [
+        e for e in train(data, tmp_path / "large", {**settings, "max_iters": 1}) if isinstance(e, Step)
+    ]
+    assert not math.isfinite(step.grad_norm)
+    after, before = state(tmp_path / "large"), state(tmp_path / "large", "best.pt")
+    assert (after["iter_num"], before["iter_num"]) == (1, 0)
+    assert after["scaler"]["scale"] == 2.0**126
+    assert_same(after["model"], before["model"])
 
 
 def test_evaluation_is_of_the_whole_split_without_dropout(data: Path, tmp_path: Path) -> None:
@@ -359,14 +428,3 @@ def test_a_learning_rate_of_a_billion_diverges(data: Path, tmp_path: Path) -> No
     with pytest.raises(LlamatuiError, match=r"step \d+.*diverged"):
         list(train(data, tmp_path, {**SETTINGS, "learning_rate": 1e30, "grad_clip": 0.0}))
     assert state(tmp_path, "best.pt")["iter_num"] == 0
-
-
-def test_a_model_to_begin_with_that_is_damaged_writes_no_checkpoint(data: Path, tmp_path: Path) -> None:
-    weights = random_weights(TINY)
-    write_checkpoint(
-        tmp_path / "bad.bin", TINY, 1, lambda name, layer: np.full_like(weights(name, layer), np.nan)
-    )
-    with pytest.raises(LlamatuiError, match="evaluation after step 0: loss nan") as error:
-        list(train(data, tmp_path / "out", {"max_seq_len": 8}, init_from=tmp_path / "bad.bin"))
-    assert "damaged" in error.value.hint
-    assert not list((tmp_path / "out").glob("*.pt"))

@@ -1,5 +1,6 @@
 """Vocabularies made here: Llama 2's settings, and any text comes back."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_the_same_text_gives_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> 
         (STORY, 259, "expected 260 to 524288, found 259", "always there"),
         (STORY, 1 << 20, "expected 260 to 524288, found 1048576", "always there"),
         ("hello world", 1000, "expected at most 2", "give more text, or --size 2"),
-        ("".join(map(chr, range(0x4E00, 0x4E00 + 500))), 300, "expected at least 760", "--size 1520"),
+        ("".join(map(chr, range(0x4E00, 0x4E00 + 500))), 300, "expected at least 760", "--size 760"),
         ("", 300, "expected text, found none", "not empty"),
     ],
 )
@@ -87,6 +88,15 @@ def test_a_size_that_does_not_fit_the_text(text: str, size: int, problem: str, h
     assert problem in caught.value.message
     assert hint in caught.value.hint
     assert "src/" not in caught.value.message
+
+
+@pytest.mark.parametrize(("text", "size"), [("hello world", 260), ("hello world", 1000)])
+def test_the_size_of_the_hint_fits(text: str, size: int) -> None:
+    with pytest.raises(UsageError) as caught:
+        train_vocab([text], size)
+    found = re.search(r"--size (\d+)", caught.value.hint)
+    assert found
+    assert train_vocab([text], int(found[1]))
 
 
 def test_what_is_wrong_with_the_text_is_told_as_it_is() -> None:

@@ -22,7 +22,7 @@ SETTINGS: dict[str, Any] = {
     "grad_accumulation": 2,
     "max_iters": 12,
     "learning_rate": 1e-2,
-    "warmup_iters": 2,
+    "warmup_iters": 0,
     "eval_interval": 4,
     "eval_iters": 2,
     "sample_tokens": 0,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llamatui.app.bench.speed import Bench
+from llamatui.app.cli.terminal import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,3 @@ def legend(bench: Bench) -> str:
         if (speed := bench.bandwidth(threads))
     ]
     return "; ".join([", ".join(models), f"median of {counted(rounds, 'round')}", *speeds])
-
-
-def counted(n: int, what: str) -> str:
-    """1 round, 2 rounds."""
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"

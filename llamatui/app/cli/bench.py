@@ -12,7 +12,7 @@ import typer
 
 from llamatui.app import store
 from llamatui.app.cli import loading, options
-from llamatui.app.cli.terminal import INTERRUPTED, Interrupted, dumps, printable
+from llamatui.app.cli.terminal import INTERRUPTED, Interrupted, counted, dumps, printable
 from llamatui.app.config import Settings
 from llamatui.errors import UsageError
 
@@ -323,7 +323,6 @@ def comparison_json(
 
 
 def show_comparison(content: dict[str, Any]) -> None:
-    from llamatui.app.bench.report import counted
 
     for side in content["backends"]:
         speed = f"{side['tps']:.1f} tok/s with {counted(side['threads'], 'thread')}"

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from llamatui.backends.checkpoint_writer import WriteReport
     from llamatui.export.source import Source
 
+LARGE = 100_000_000
+"""Bytes of a file whose progress is worth lines in a log: others are written in a second."""
+
 
 def export(
     out: Annotated[Path | None, typer.Argument(help="The .bin file to write.", metavar="OUT.bin")] = None,
@@ -81,7 +84,7 @@ def export(
         else:
             assert out is not None
             report = write_bin(source, out, version, group_size)
-            lines = summary(source, out, report, group_size, time.perf_counter() - began)
+            lines = summary(source, out, report, time.perf_counter() - began)
     for line in lines:
         print(line, file=sys.stderr)
 
@@ -90,7 +93,7 @@ def write_hf(source: "Source", folder: Path) -> None:
     from llamatui.app.cli.progress import progress_bar
     from llamatui.export.to_hf import export_hf
 
-    with progress_bar(folder.name) as progress:
+    with progress_bar(folder.name, least=LARGE) as progress:
         export_hf(source, folder, progress=progress)
 
 
@@ -98,7 +101,7 @@ def write_bin(source: "Source", out: Path, version: int | None, group_size: int 
     from llamatui.app.cli.progress import progress_bar
     from llamatui.export.to_bin import export_bin
 
-    with progress_bar(out.name) as progress:
+    with progress_bar(out.name, least=LARGE) as progress:
         return export_bin(source, out, version=version, group_size=group_size, progress=progress)
 
 
@@ -139,18 +142,16 @@ def open_source(flag: str, value: str) -> Iterator["Source"]:
         yield open_bin(resolve(value))
 
 
-def summary(
-    source: "Source", out: Path, report: "WriteReport", wanted: int | None, seconds: float
-) -> list[str]:
+def summary(source: "Source", out: Path, report: "WriteReport", seconds: float) -> list[str]:
     from rich.filesize import decimal as size
 
+    from llamatui.app.cli.terminal import short_count
     from llamatui.tokenizers.file_names import TOKENIZER_ENDS
 
     c = report.config
     kind = f"Q8_0 in groups of {c.group_size}" if c.group_size else "fp32"
-    lines = [f"{out}: {kind}, {c.n_params / 1e6:.1f} M parameters, {size(report.file_size)}, {seconds:.1f} s"]
-    if wanted and c.group_size and c.group_size != wanted:
-        lines.append(f"groups of {wanted} do not divide dim {c.dim} and hidden_dim {c.hidden_dim}")
+    params, file_size = short_count(c.n_params), size(report.file_size)
+    lines = [f"{out}: {kind}, {params} parameters, {file_size}, {seconds:.1f} s"]
     if report.max_error:
         lines.append(
             f"error of a group: at most {report.max_error:.6f} (in {report.worst_tensor}), "

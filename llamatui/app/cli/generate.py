@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llamatui.app.cli import loading, options
-from llamatui.app.cli.terminal import INTERRUPTED, Interrupted, dumps, printable, read_text
+from llamatui.app.cli.terminal import (
+    INTERRUPTED,
+    Interrupted,
+    counted,
+    dumps,
+    printable,
+    read_text,
+    short_count,
+)
 from llamatui.app.config import Settings
 from llamatui.errors import LlamatuiError, UsageError
 
@@ -282,7 +290,7 @@ def new_token_limit(
 def describe(model: "LoadedModel") -> str:
     c = model.checkpoint.config
     return (
-        f"{c.n_params / 1e6:.1f} M parameters, {c.n_layers} layers, vocabulary {c.vocab_size}, "
+        f"{short_count(c.n_params)} parameters, {c.n_layers} layers, vocabulary {c.vocab_size}, "
         f"context {c.max_seq_len}, {model.backend.name} on {team(model.backend)}"
     )
 
@@ -292,7 +300,7 @@ def team(backend: "Backend") -> str:
     from llamatui.backends.registry import KERNELS
 
     if backend.threads == 1 or backend.name not in KERNELS:
-        return counted(backend.threads)
+        return counted(backend.threads, "thread")
     from llamatui.backends.team import openmp
 
     return f"{backend.threads} {'OpenMP' if openmp() else 'Python'} threads"
@@ -303,10 +311,6 @@ def summary(generation: "Generation") -> str:
     return (
         f"{len(generation.new_tokens)} tokens, {times.decode_tps:.1f} tok/s "
         f"(prompt {times.prefill_tokens} tokens, {times.prefill_tps:.1f} tok/s) · "
-        f"{f'{swap.old}, then ' if swap else ''}{backend.name}, {counted(backend.threads)} · "
+        f"{f'{swap.old}, then ' if swap else ''}{backend.name}, {counted(backend.threads, 'thread')} · "
         f"{generation.finish_reason}"
     )
-
-
-def counted(threads: int) -> str:
-    return f"{threads} thread{'s' if threads != 1 else ''}"

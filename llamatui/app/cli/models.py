@@ -11,6 +11,7 @@ import typer
 
 from llamatui.app import store
 from llamatui.app.cli.options import Json
+from llamatui.app.cli.terminal import short_count
 from llamatui.errors import CheckpointError, TokenizerError, UsageError
 
 app = typer.Typer()
@@ -176,11 +177,3 @@ def describe_tokenizer(path: Path) -> dict[str, Any]:
         return {**content, "vocab_size": vocabulary_size(path)}
     except TokenizerError as error:
         return {**content, "problem": error.message}
-
-
-def short_count(number: int) -> str:
-    """260032 -> "260 K", 1235814400 -> "1.24 B"."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return str(number)

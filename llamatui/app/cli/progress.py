@@ -32,7 +32,8 @@ class Bar:
 class Lines:
     """The same for a log: where it begins, and each quarter."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, least: int) -> None:
+        self._least = least
         self.step(name)
 
     def step(self, name: str) -> None:
@@ -41,7 +42,7 @@ class Lines:
 
     def __call__(self, done: int, total: int) -> None:
         quarter = done * 4 // total if total else 4
-        if quarter > self._quarter:
+        if quarter > self._quarter and total >= self._least:
             self._quarter = quarter
             from rich.filesize import decimal
 
@@ -49,10 +50,14 @@ class Lines:
 
 
 @contextmanager
-def progress_bar(name: str) -> Iterator[Bar | Lines]:
-    """`with progress_bar("model.bin") as progress: write(progress=progress)`."""
+def progress_bar(name: str, least: int = 0) -> Iterator[Bar | Lines]:
+    """`with progress_bar("model.bin") as progress: write(progress=progress)`.
+
+    Args:
+        least: Bytes from which on there are lines in a log.
+    """
     if not sys.stderr.isatty():
-        yield Lines(name)
+        yield Lines(name, least)
         return
     from rich.console import Console
     from rich.progress import (

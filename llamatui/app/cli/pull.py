@@ -7,7 +7,7 @@ import typer
 
 from llamatui.app import catalogue, store
 from llamatui.app.cli import options
-from llamatui.app.cli.terminal import Interrupted
+from llamatui.app.cli.terminal import Interrupted, short_count
 
 
 def complete_target() -> list[tuple[str, str]]:
@@ -76,7 +76,7 @@ def pull(
 def show_catalogue() -> None:
     from rich.filesize import decimal as size
 
-    from llamatui.app.cli.models import print_table, short_count
+    from llamatui.app.cli.models import print_table
 
     here = {model.name.casefold() for model in store.list_models()}
     here |= {path.stem.casefold() for path in store.tokenizers_folder().glob("*")}

@@ -26,6 +26,19 @@ def prepare_streams() -> None:
             stream.reconfigure(encoding="utf-8", errors=errors)
 
 
+def counted(n: int, what: str) -> str:
+    """`1 round`, `2,000 rounds`"""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def short_count(number: int) -> str:
+    """12345 -> `12.3 K`, 1235814400 -> `1.24 B`"""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= 0.9995 * size:  # what is rounded to it
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
 # C0 but tab and newline, DEL, and C1: what a model says must not drive the terminal.
 _CONTROL = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)))
 

@@ -1,7 +1,9 @@
 """`llamatui train`: from raw text to a model that tells stories. Needs `llamatui[train]`."""
 
 import inspect
+import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from importlib.util import find_spec
@@ -11,14 +13,17 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from llamatui.app.cli import options, train_data
-from llamatui.app.cli.terminal import INTERRUPTED
 from llamatui.errors import MissingExtraError, UsageError
-from llamatui.train.config import TrainConfig, checked_values, read_config
+from llamatui.train.config import TrainConfig, check, checked_values, read_config, with_defaults
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(train_data.download)
 app.command()(train_data.vocab)
 app.command()(train_data.pretokenize)
+
+AFTER_THE_FIRST = 5.0
+"""Seconds until another process of a run tells what is wrong. Most often the first one finds the same and
+tells it, and torchrun ends the others."""
 
 Checkpoint = Annotated[
     Path, typer.Argument(help="A run's folder, or a checkpoint in one; of a folder the best is taken.")
@@ -69,22 +74,34 @@ def run(
 
     Example: llamatui train run data/ runs/first --dim 192 --max-iters 2000
     """
-    require_torch()
-    if resume and init_from is not None:
-        raise UsageError("--resume and --init-from exclude each other", "a resumed run has its model")
-    from llamatui.app.config import resolve
-    from llamatui.app.training.watch import watch
-    from llamatui.train.run import train
+    is_first = os.environ.get("RANK", "0") == "0"
+    try:
+        # What is wrong with the arguments is told before PyTorch is imported, which takes seconds.
+        if resume and init_from is not None:
+            raise UsageError("--resume and --init-from exclude each other", "a resumed run has its model")
+        settings = {**(read_config(config) if config else {}), **checked_values(settings, "the command line")}
+        if not resume and init_from is None:
+            check(with_defaults(settings))
+        from llamatui.train.dataset import open_dataset
 
-    settings = {**(read_config(config) if config else {}), **checked_values(settings, "the command line")}
-    stopped = watch(
-        lambda stop: train(data, out, settings, resume=resume, init_from=init_from, stop=stop),
-        out,
-        plain=plain,
-        theme=resolve()[0].theme or "dark",
-    )
-    if stopped:
-        raise typer.Exit(INTERRUPTED)
+        open_dataset(data)
+        require_torch(tell=is_first)
+        from llamatui.app.config import resolve
+        from llamatui.app.training.watch import watch
+        from llamatui.train.run import train
+
+        code = watch(
+            lambda stop: train(data, out, settings, resume=resume, init_from=init_from, stop=stop),
+            out,
+            plain=plain,
+            theme=resolve()[0].theme or "dark",
+        )
+    except UsageError:
+        if not is_first:
+            time.sleep(AFTER_THE_FIRST)
+        raise
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -92,14 +109,16 @@ def sample(
     checkpoint: Checkpoint,
     prompt: Annotated[str, typer.Option("-i", "--input", help="What the text begins with.")] = "",
     n: Annotated[int, typer.Option("-n", min=1, help="Positions to run, prompt included.")] = 256,
-    temperature: Annotated[
-        float, typer.Option("-t", "--temperature", min=0.0, help="0: the likeliest.")
-    ] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Keeps the k likeliest tokens; 0: all.")] = 0,
+    temperature: Annotated[float, typer.Option("-t", "--temperature", help="0: the likeliest.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Keeps the k likeliest tokens; 0: all.")] = 0,
     seed: Annotated[int, typer.Option("-s", "--seed", help="Random seed.")] = 1337,
     samples: Annotated[int, typer.Option(min=1, help="How many texts.")] = 1,
 ) -> None:
     """Print text from a checkpoint, computed by PyTorch: the reference for what it becomes as a .bin."""
+    from llamatui.app.sampling import Sampling
+
+    for used in (seed, seed + samples - 1):
+        Sampling(temperature=temperature, top_k=top_k, seed=used)  # of the same ranges as `generate`'s
     require_torch()
     from llamatui.train.pretrained import load_trained
     from llamatui.train.sample import sample_text
@@ -128,8 +147,6 @@ def export(
 
     Example: llamatui train export runs/first story.bin --version 2
     """
-    import time
-
     from llamatui.app.cli.export import summary, write_bin
     from llamatui.export.llama2c_checkpoint import open_llama2c
     from llamatui.train.run_folder import checkpoint_path
@@ -137,11 +154,17 @@ def export(
     began = time.perf_counter()
     source = open_llama2c(checkpoint_path(checkpoint))
     report = write_bin(source, out, version, group_size)
-    for line in summary(source, out, report, group_size, time.perf_counter() - began):
+    for line in summary(source, out, report, time.perf_counter() - began):
         print(line, file=sys.stderr)
 
 
-def require_torch() -> None:
-    """Raises MissingExtraError where PyTorch is not installed."""
+def require_torch(*, tell: bool = True) -> None:
+    """To be called before PyTorch is imported, which takes seconds: says so in a terminal.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
     if find_spec("torch") is None:
         raise MissingExtraError("training", "train")
+    if tell and sys.stderr.isatty():
+        print("starting PyTorch ...", file=sys.stderr, flush=True)

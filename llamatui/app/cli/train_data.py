@@ -3,12 +3,13 @@
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llamatui.app.cli.terminal import Interrupted
+from llamatui.app.cli.terminal import Interrupted, counted
 from llamatui.errors import LlamatuiError, UsageError
 
 Text = Annotated[
@@ -59,12 +60,17 @@ def vocab(
 
     Example: llamatui train vocab stories.txt -o data/tokenizer.model --size 2048
     """
-    from llamatui.train.documents import read_documents, text_files
-    from llamatui.train.vocab import train_vocab
+    from llamatui.train.documents import read_documents
+    from llamatui.train.vocab import check_size, train_vocab
 
-    files = text_files(text)
+    check_size(size)
+    files = _files(text)
     if out.is_dir():
         raise UsageError(f"{out}: expected a file to write, found a folder", f"-o {out / 'tokenizer.model'}")
+    if out.suffix != ".model":
+        raise UsageError(f"{out}: expected a name that ends in .model", f"-o {out.with_suffix('.model')}")
+    if out.resolve() in [path.resolve() for path in files]:
+        raise UsageError(f"{out}: expected a file to write, found one of the texts", "choose another name")
     print(f"finding the {size:,} best pieces for {_size(files)} of text ...", file=sys.stderr, flush=True)
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):  # the library lets no handler of ours run, and nothing is written yet
@@ -73,10 +79,12 @@ def vocab(
     part = out.with_name(f".{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(model)
-        part.replace(out)
+        try:
+            part.write_bytes(model)
+            part.replace(out)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise LlamatuiError(f"{out}: cannot be written: {error.strerror}", "choose another place") from error
     print(f"{out}: {size:,} pieces", file=sys.stderr)
     _suggest("pretokenize", *text, "-z", out, "-o", out.parent / "tokens")
@@ -103,23 +111,41 @@ def pretokenize(
     from llamatui.app.cli.progress import progress_bar
     from llamatui.backends.threads import default_threads
     from llamatui.train.dataset import SPLITS
-    from llamatui.train.documents import text_files
+    from llamatui.train.pretokenize import HELD_OUT
     from llamatui.train.pretokenize import pretokenize as write
 
-    files, valid_files = text_files(text), text_files(valid) if valid else []
+    valid_files = _files(valid) if valid else []
+    files = _files(text, valid_files)
     with progress_bar("tokenizing") as progress:
         dataset = write(
             files, out, tokenizer,
             valid=valid_files, processes=processes or default_threads(), progress=progress,
         )  # fmt: skip
+    n_train, n_valid = (dataset.splits[name].n_documents for name in SPLITS)
+    if not valid_files and n_train < (HELD_OUT - 1) * n_valid:
+        print(f"fewer than {HELD_OUT} documents: to validate on, the end of each", file=sys.stderr)
     for name in SPLITS:
         split = dataset.splits[name]
         print(
-            f"{name}: {split.n_documents:,} documents, {split.n_tokens:,} tokens, "
+            f"{name}: {counted(split.n_documents, 'document')}, {counted(split.n_tokens, 'token')}, "
             f"{split.n_bytes / split.n_tokens:.2f} bytes each",
             file=sys.stderr,
         )
     _suggest("run", out, "runs/first")
+
+
+def _files(text: list[Path], used: Sequence[Path] = ()) -> list[Path]:
+    """The files of `text`, each once, and none that is used for something else; tells what is left out."""
+    from llamatui.train.documents import text_files
+
+    found = text_files(text)
+    files = {path.resolve(): path for path in found}
+    for path in used:
+        files.pop(path.resolve(), None)
+    if left_out := len(found) - len(files):
+        why = "named twice, or to validate on" if used else "named twice"
+        print(f"{left_out} of {len(found)} files left out: {why}", file=sys.stderr)
+    return list(files.values())
 
 
 def _size(files: list[Path]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-from llamatui.app.cli.terminal import printable
+from llamatui.app.cli.terminal import counted, printable, short_count
 from llamatui.train.events import Evaluation, Event, Finished, Saved, Started, Step
 from llamatui.train.run_folder import BEST, LAST
 
@@ -15,17 +15,16 @@ def lines(event: Event, log_interval: int) -> Iterator[str]:
     """What a log says about an event. The end is told by `summary`."""
     match event:
         case Started():
-            trained = (
-                f", {event.n_trained / 1e6:.2f} M of them trained" if event.n_trained < event.n_params else ""
-            )
+            all_trained = event.n_trained == event.n_params
+            trained = "" if all_trained else f", {short_count(event.n_trained)} of them trained"
             processes = f", {event.world_size} processes" if event.world_size > 1 else ""
             yield (
-                f"{event.n_params / 1e6:.2f} M parameters{trained}; {event.device} {event.dtype}, "
-                f"{event.threads} threads{processes}, {event.peak_flops / 1e9:,.0f} GFLOP/s"
+                f"{short_count(event.n_params)} parameters{trained}; {event.device} {event.dtype}, "
+                f"{counted(event.threads, 'thread')}{processes}, {event.peak_flops / 1e9:,.0f} GFLOP/s"
             )
             yield (
                 f"{event.tokens_per_iter:,} tokens per step, {event.epoch_iters:,.1f} steps per epoch, "
-                f"{event.max_iters:,} steps"
+                f"{counted(event.max_iters, 'step')}"
                 + (f", going on after step {event.iteration}" if event.iteration else "")
             )
         case Step() if event.iteration % log_interval == 0:
@@ -48,17 +47,17 @@ def losses(event: Evaluation) -> str:
 
 
 def summary(end: Finished, best: Evaluation | None, out: Path) -> str:
-    """One line or two: how far it came, how good it is, where it is.
+    """How far it came, how good it is, where it is; each on lines that a narrow terminal does not break.
 
     Args:
         best: The evaluation of the lowest validation loss.
     """
     how = "stopped after" if end.stopped else "finished"
-    text = f"{how} {end.iteration:,} steps, {duration(end.seconds)}"
+    told = [f"{how} {counted(end.iteration, 'step')}, {duration(end.seconds)}"]
     if best is not None:
-        text += f"; best after step {best.iteration}: {losses(best)}"
-    checkpoints = [out / name for name in (LAST, BEST) if (out / name).exists()]
-    return printable("\n".join([text, *map(str, checkpoints)]))
+        told.append(f"best after step {best.iteration}: {losses(best)}")
+    told += [str(out / name) for name in (LAST, BEST) if (out / name).exists()]
+    return printable("\n".join(told))
 
 
 def next_commands(end: Finished, out: Path) -> str:

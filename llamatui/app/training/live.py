@@ -14,6 +14,7 @@ from textual.reactive import reactive
 from textual.widget import Widget
 from textual.widgets import Footer, Static
 
+from llamatui.app.cli.terminal import Interrupted, counted, short_count
 from llamatui.app.training.chart import POINT, Curve, Role, axis_end, draw
 from llamatui.app.training.lines import duration
 from llamatui.app.training.metrics import read_metrics
@@ -58,6 +59,8 @@ def follow(events: Iterator[Event], stop: Stop, out: Path, theme: str) -> Finish
     if view.left:
         worker.interrupt()
         worker.join(GRACE)
+        if worker.running:  # in a computation, which nothing interrupts
+            raise Interrupted
     elif worker.running:  # the view failed, and said so
         stop.ask()
         worker.join()
@@ -248,8 +251,8 @@ class TrainView(App[None]):
         self._started = event
         self._iteration = event.iteration
         self._header.show(
-            f"{printable(str(self._out))} · {event.n_params / 1e6:.2f} M parameters · {event.device} "
-            f"{event.dtype} · {event.threads} threads"
+            f"{printable(str(self._out))} · {short_count(event.n_params)} parameters · {event.device} "
+            f"{event.dtype} · {counted(event.threads, 'thread')}"
         )
         self._numbers.pairs = (
             ("tokens per step", f"{event.tokens_per_iter:,}"),

@@ -95,8 +95,12 @@ def _read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 content = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(content, dict) and "event" in content and isinstance(content.get("iteration"), int):
-                yield line, content
+            if (
+                isinstance(content, dict)
+                and isinstance(content.get("event"), str)
+                and isinstance(content.get("iteration"), int)
+            ):
+                yield line.rstrip("\n") + "\n", content
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def plot(out: Path) -> Path | None:
             evaluations.append(event)
     try:
         _draw(steps, evaluations, out / PLOT)
-    except Exception:  # an old matplotlib, fonts that are missing, a full disk
+    except (ImportError, OSError, RuntimeError):  # a broken installation, a full disk, a damaged font
         return None
     return out / PLOT
 

@@ -15,7 +15,7 @@ from llamatui.app.training.stop import NOTICE, Stop, stop_on_signal
 from llamatui.train.events import Evaluation, Event, Finished, Started
 
 
-def watch(start: Callable[[Stop], Iterator[Event]], out: Path, *, plain: bool, theme: str) -> bool:
+def watch(start: Callable[[Stop], Iterator[Event]], out: Path, *, plain: bool, theme: str) -> int:
     """Runs it to its end.
 
     Args:
@@ -25,7 +25,7 @@ def watch(start: Callable[[Stop], Iterator[Event]], out: Path, *, plain: bool, t
         theme: Of the live view.
 
     Returns:
-        Whether it was stopped before its last step.
+        The command's exit code: 0, or `Stop.exit_code` where it was stopped before its last step.
 
     Raises:
         LlamatuiError: It failed, or a file of metrics cannot be written.
@@ -33,10 +33,11 @@ def watch(start: Callable[[Stop], Iterator[Event]], out: Path, *, plain: bool, t
     rank = os.environ.get("RANK")
     if rank not in (None, "0"):
         with stop_on_signal() as stop:
-            return _end(start(stop), lambda event: None).stopped
+            end = _end(start(stop), lambda event: None)
+        return stop.exit_code if end.stopped else 0
     if plain or rank is not None or not _is_terminal():
         with stop_on_signal(NOTICE) as stop:
-            end = _end(recorded(start(stop), out), _Printer())
+            end = _end(recorded(start(stop), out), _Printer(stop))
     else:
         from llamatui.app.training.live import follow
 
@@ -47,7 +48,7 @@ def watch(start: Callable[[Stop], Iterator[Event]], out: Path, *, plain: bool, t
     if picture := plot(out):
         print(picture, flush=True)
     print(next_commands(end, out), file=sys.stderr)
-    return end.stopped
+    return stop.exit_code if end.stopped else 0
 
 
 def _end(events: Iterator[Event], show: Callable[[Event], None]) -> Finished:
@@ -60,14 +61,18 @@ def _end(events: Iterator[Event], show: Callable[[Event], None]) -> Finished:
 
 
 class _Printer:
-    def __init__(self) -> None:
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
         self._log_interval = 1
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started):
             self._log_interval = event.log_interval
-        for line in lines(event, self._log_interval):
-            print(line, flush=True)
+        try:
+            for line in lines(event, self._log_interval):
+                print(line, flush=True)
+        except OSError:  # who read it is gone, or the disk behind `>` is full: the run is saved first
+            self._stop.ask()
 
 
 def _is_terminal() -> bool:

@@ -195,6 +195,22 @@ def test_a_view_that_fails_stops_the_run_with_a_checkpoint(tmp_path, monkeypatch
     assert (tmp_path / "last.pt").exists()
 
 
+def test_who_leaves_at_once_does_not_wait_for_a_long_computation(tmp_path, monkeypatch):
+    """A thread is interrupted between two of Python's instructions."""
+    gate = threading.Lock()
+    gate.acquire()
+    monkeypatch.setattr(live, "GRACE", 0.01)
+    monkeypatch.setattr(TrainView, "run", lambda self: setattr(self, "left", True))
+    events = fake_run(
+        tmp_path, steps=10**9, eval_interval=10**9, on_step=lambda step: gate.acquire(timeout=30)
+    )
+    try:
+        with pytest.raises(Interrupted):
+            follow(events, Stop(), tmp_path, "dark")
+    finally:
+        gate.release()
+
+
 def test_who_leaves_at_once_interrupts_the_run(tmp_path, monkeypatch):
     cleaned = threading.Event()
 

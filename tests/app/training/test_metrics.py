@@ -81,6 +81,21 @@ def test_a_resumed_run_goes_on_in_the_file_and_repeats_no_step(tmp_path):
     assert [event.iteration for event in read_metrics(tmp_path) if isinstance(event, Step)] == steps
 
 
+def test_a_last_line_without_an_end_is_a_line(tmp_path):
+    record(tmp_path, steps=10)
+    lines = (tmp_path / METRICS).read_text()
+    (tmp_path / METRICS).write_text(lines.removesuffix("\n"))
+    record(tmp_path, first=10, steps=11)
+    assert (tmp_path / METRICS).read_text().startswith(lines)
+    assert [line["event"] for line in contents(tmp_path)][-5:] == [
+        "start",
+        "step",
+        "evaluation",
+        "saved",
+        "end",
+    ]
+
+
 def test_a_run_from_the_beginning_has_a_new_file(tmp_path):
     record(tmp_path, steps=3)
     record(tmp_path, steps=2)
@@ -96,6 +111,8 @@ def test_reading_passes_over_what_it_does_not_know(tmp_path):
         '{"event": "step", "iteration": 1}',
         '{"event": "later", "iteration": 2}',
         '{"a": 1}',
+        '{"event": [], "iteration": 1}',
+        '{"event": {}, "iteration": 1}',
     ]
     (tmp_path / METRICS).write_bytes("\n".join(lines).encode() + b"\n\xff\xfe\n")
     assert list(read_metrics(tmp_path)) == []

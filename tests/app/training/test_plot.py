@@ -46,9 +46,16 @@ def test_both_losses_and_the_learning_rate_are_drawn(out, figure):
     figure.savefig.assert_called_once_with(out / "loss.svg")
 
 
-def test_a_picture_that_fails_is_no_error(out, figure):
-    figure.savefig.side_effect = OSError("no space")
+@pytest.mark.parametrize("error", [OSError("no space"), RuntimeError("cannot load the font"), ImportError()])
+def test_a_picture_that_fails_is_no_error(out, figure, error):
+    figure.savefig.side_effect = error
     assert plot(out) is None
+
+
+def test_a_mistake_of_ours_is_not_hidden(out, figure):
+    figure.savefig.side_effect = NameError("axis")
+    with pytest.raises(NameError):
+        plot(out)
 
 
 def test_matplotlib_draws_it(out):

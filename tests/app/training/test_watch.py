@@ -1,5 +1,6 @@
 """Plain lines, what is said at the end, and who of several processes says it."""
 
+import io
 import json
 import os
 import pty
@@ -33,7 +34,7 @@ def watch_fake(out, **options):
 
 
 def test_plain_lines_tell_the_run(tmp_path, capsys):
-    assert watch_fake(tmp_path, steps=2, eval_interval=2) is False
+    assert watch_fake(tmp_path, steps=2, eval_interval=2) == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         "1.23 M parameters; cpu float32, 2 threads, 50 GFLOP/s",
@@ -47,7 +48,8 @@ def test_plain_lines_tell_the_run(tmp_path, capsys):
         "  | Once upon a time, there was a llama.",
         "  | It told stories, and [31mnobody[0m minded.",
         f"step 2  saved {tmp_path / 'last.pt'}",
-        "finished 2 steps, 0:01:15; best after step 2: train 6.8587  valid 6.9587  2.2862 bits per byte",
+        "finished 2 steps, 0:01:15",
+        "best after step 2: train 6.8587  valid 6.9587  2.2862 bits per byte",
         str(tmp_path / "last.pt"),
     ]
     assert err.splitlines() == [
@@ -89,7 +91,8 @@ def test_the_summary_names_the_best_model_and_what_to_do_with_it(tmp_path):
     end = Finished(1200, 3725.0, 2.0, False)
     (tmp_path / "best.pt").write_bytes(b"")
     text = summary(end, evaluation(1000), tmp_path)
-    assert "finished 1,200 steps, 1:02:05; best after step 1000: " in text
+    assert text.startswith("finished 1,200 steps, 1:02:05\nbest after step 1000: ")
+    assert all(len(line) < 80 for line in text.splitlines()[:2])
     assert text.endswith(str(tmp_path / "best.pt"))
     commands = next_commands(Finished(7, 1.0, 2.0, True), Path("my runs/1"))
     assert commands.splitlines()[0] == "  try: the same command with --resume"
@@ -101,7 +104,7 @@ import sys, time
 from pathlib import Path
 from llamatui.app.cli.main import main
 import llamatui.app.cli.train as command
-import llamatui.train.config
+import llamatui.train.dataset
 from tests.app.training.runs import fake_run
 
 sys.modules["llamatui.train.run"] = module = type(sys)("llamatui.train.run")
@@ -110,7 +113,8 @@ def train(data, out, settings, *, resume, init_from, stop):
     return fake_run(Path(out), stop, steps=10**6, on_step=lambda step: time.sleep(0.02))
 
 module.train = train
-command.require_torch = lambda: None
+command.require_torch = lambda tell: None
+llamatui.train.dataset.open_dataset = lambda path: None
 main()
 """
 
@@ -129,12 +133,55 @@ def test_a_signal_stops_a_plain_run_after_its_step_with_a_checkpoint(tmp_path, n
             break
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert b"saved" in out
     assert b"stopped after" in out
     assert b"stopping: this step is finished and saved first" in err
     assert b"the same command with --resume" in err
     assert json.loads((tmp_path / METRICS).read_text().splitlines()[-1])["stopped"] is True
+
+
+def test_a_run_whose_output_cannot_be_written_is_saved_first(tmp_path, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            if text.startswith("step 3"):
+                raise OSError(28, "No space left on device")
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert watch_fake(tmp_path, steps=10**6, eval_interval=10**6) != 0
+    assert json.loads((tmp_path / METRICS).read_text().splitlines()[-1])["stopped"] is True
+    assert (tmp_path / "last.pt").exists()
+
+
+def test_a_run_whose_reader_has_left_is_saved_first(tmp_path):
+    """`llamatui train run ... | head -1`"""
+    process = start(tmp_path)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(30) == -signal.SIGPIPE  # 141, to a shell
+    assert json.loads((tmp_path / METRICS).read_text().splitlines()[-1])["stopped"] is True
+    assert (tmp_path / "last.pt").exists()
+    assert b"Traceback" not in process.stderr.read()
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("args", [[], ["--plain"]], ids=["live", "plain"])
+def test_a_terminal_that_is_closed_stops_a_run_with_a_checkpoint(tmp_path, args):
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir(REPOSITORY)
+        os.execv(sys.executable, [sys.executable, "-c", SCRIPT, "train", "run", "data", str(tmp_path), *args])
+    screen = b""
+    while b"tok/s" not in screen:
+        assert select.select([terminal], [], [], 30)[0], screen[-2000:]
+        screen += os.read(terminal, 1 << 16)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+    assert json.loads((tmp_path / METRICS).read_text().splitlines()[-1])["stopped"] is True
+    assert (tmp_path / "last.pt").exists()
 
 
 class Terminal:
@@ -181,7 +228,7 @@ def test_a_key_or_a_signal_stops_a_live_run_and_the_summary_follows_the_screen(t
     else:
         terminal.press(keys)
     after = terminal.close()
-    assert terminal.process.wait(30) == 130
+    assert terminal.process.wait(30) == (143 if keys == b"signal" else 130)
     assert b"stopped after" in after
     assert b"llamatui train sample" in after
     assert (tmp_path / "last.pt").exists()
