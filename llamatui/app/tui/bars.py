@@ -1,16 +1,17 @@
 """The two lines around a room: what runs, and how it goes."""
 
 from rich.cells import cell_len
-from textual.app import ComposeResult, RenderResult
+from textual import events
+from textual.app import RenderResult
+from textual.binding import ActiveBinding, Binding
 from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
-from textual.widgets import Footer
-from textual.widgets._footer import FooterKey
 
 from llamatui.app.tui.flow import printable
 
 METER_CELLS = 10
+KEY_GAP = 2  # columns between two keys
 HELP = "toggle_help"  # the key that tells all others
 SHORT_NAME = 14  # cells that a model's name has at least before something else gives way
 
@@ -149,26 +150,64 @@ class Status(Bar):
         )
 
 
-class Keys(Footer):
-    """The keys that fit, whole; the one for help always."""
+class Keys(Widget):
+    """The keys that fit, whole, and the one for help always; a click presses them.
 
-    def compose(self) -> ComposeResult:
-        keys = [widget for widget in super().compose() if isinstance(widget, FooterKey)]
-        room = self.content_size.width + 1  # behind the last one is no space
-        help_ = [key for key in keys if key.action == HELP]
-        left = room - sum(map(_cells, help_))
-        for key in keys:
-            if key in help_:
-                yield key
-            elif _cells(key) <= left:
+    One widget: Textual's footer mounts one for each key again whenever what can be done changes.
+    """
+
+    DEFAULT_CSS = """
+    Keys {
+        dock: bottom; height: 1; width: 1fr; padding: 0 2;
+        color: $text-muted; background: $footer-background;
+    }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: list[tuple[int, int, str]] = []  # (first column, column behind, key) of what is shown
+
+    def on_mount(self) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, lambda _: self.refresh())
+
+    def render(self) -> RenderResult:
+        shown: dict[str, tuple[str, str, str]] = {}  # by action: the first of several keys
+        active_bindings = self.screen.active_bindings.values()
+        nodes = list(dict.fromkeys(active.node for active in active_bindings))  # the focused one first
+        for active in sorted(active_bindings, key=lambda active: (nodes.index(active.node), _order(active))):
+            binding = active.binding
+            if binding.show and active.enabled and binding.description:
+                display = self.app.get_key_display(binding)
+                shown.setdefault(binding.action, (binding.key, display, binding.description))
+        room = self.content_size.width + KEY_GAP
+        help_ = shown.get(HELP)
+        left = room - (_cells(help_) if help_ else 0)
+        self._keys = []
+        parts: list[Content] = []
+        at = 0
+        for key in shown.values():
+            if key is not help_:
+                if _cells(key) > left:
+                    left = 0  # none of those behind it, either: their order says what matters
+                    continue
                 left -= _cells(key)
-                yield key
-            else:
-                left = 0  # none of those behind it, either: their order says what matters
+            parts.append(Content.assemble((key[1], "bold $accent"), f" {key[2]}"))
+            self._keys.append((at, at + _cells(key) - KEY_GAP, key[0]))
+            at += _cells(key)
+        return Content(" " * KEY_GAP).join(parts)
 
-    def on_resize(self) -> None:
-        self.call_after_refresh(self.recompose)
+    def on_click(self, event: events.Click) -> None:
+        x = event.get_content_offset_capture(self).x
+        for first, behind, key in self._keys:
+            if first <= x < behind:
+                self.app.simulate_key(key)
 
 
-def _cells(key: FooterKey) -> int:
-    return cell_len(f"{key.key_display} {key.description} ")
+def _order(active: ActiveBinding) -> int:
+    """As the bindings were declared: a key that was changed stays in its place."""
+    ids = [binding.id for binding in type(active.node).BINDINGS if isinstance(binding, Binding)]
+    return ids.index(active.binding.id) if active.binding.id in ids else len(ids)
+
+
+def _cells(key: tuple[str, str, str]) -> int:
+    return cell_len(f"{key[1]} {key[2]}") + KEY_GAP

@@ -14,9 +14,8 @@ from textual.containers import Container
 from textual.content import Content
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.widgets import Footer
 
-from llamatui.app.tui.bars import Header, Status
+from llamatui.app.tui.bars import Header, Keys, Status
 from llamatui.app.tui.compare_column import Corner
 from llamatui.app.tui.error_screen import explain
 from llamatui.app.tui.flow import printable
@@ -167,7 +166,6 @@ settings that you choose above each text.
         & Seed Horizontal > Label { width: 5; }
         & #sides { layout: horizontal; height: 1fr; padding: 0 1; }
         & #sides Corner:last-of-type { border-left: solid $border-blurred; }
-        & Footer { padding: 0 2; }
         &.-stacked {
             & Seed { margin-bottom: 0; }
             & #sides { layout: vertical; }
@@ -213,7 +211,7 @@ settings that you choose above each text.
             for name in pair:
                 yield Corner(names, name, self._sampling)
         yield Status()
-        yield Footer(show_command_palette=False, compact=True)
+        yield Keys()
 
     def on_mount(self) -> None:
         self._ticker = self.set_interval(1 / FRAMES_PER_SECOND, self._tick, pause=True)

@@ -64,7 +64,6 @@ class Room(Screen[None]):
         &.-narrow #side { display: none; }
         &.-side-open #side { display: block; }
         &.-side-closed #side { display: none; }
-        & Footer { padding: 0 2; }
     }
     """
 
@@ -139,7 +138,7 @@ class Room(Screen[None]):
             with VerticalScroll(id="side", can_focus=False):
                 yield from self.compose_side()
         yield Status()
-        yield Keys(show_command_palette=False, compact=True)
+        yield Keys()
 
     def on_mount(self) -> None:
         self._ticker = self.set_interval(1 / FRAMES_PER_SECOND, self._tick, pause=True)

@@ -6,9 +6,10 @@ import sys
 
 import pytest
 from textual.binding import Binding
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from llamatui.app.tui import keys
+from llamatui.app.tui.bars import Keys
 from llamatui.app.tui.help_screen import HelpScreen
 from llamatui.app.tui.page import Page
 from llamatui.errors import UsageError
@@ -104,7 +105,7 @@ async def test_a_key_that_was_changed_works_and_the_old_one_does_not(open_room, 
         await pilot.press("r")
         await pilot.pause()
         assert not room.busy
-        assert "^g" in str([key.key_display for key in room.query_one(Footer).query("FooterKey")])
+        assert "^g" in str(room.query_one(Keys).render())
         say("three", again=9)
         await pilot.press("ctrl+g")
         await wait_until(lambda: room.query_one(Page).text.endswith("three") and not room.busy)
