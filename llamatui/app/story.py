@@ -433,7 +433,7 @@ def continuation(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of `text` behind other text. SentencePiece puts a space in front, which is wanted only once."""
     if not tokenizer.strips_space_after(None):
         return tokenizer.encode(text)
-    if text.startswith(" "):
+    if text.startswith(" ") and len(text) > 1:
         return tokenizer.encode(text[1:])
     # Nothing merges across a newline, so what follows its ids stands without the space.
     newline = tokenizer.encode("\n")

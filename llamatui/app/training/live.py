@@ -251,8 +251,12 @@ class TrainView(App[None]):
         self._started = event
         self._iteration = event.iteration
         self._header.show(
-            f"{printable(str(self._out))} · {short_count(event.n_params)} parameters · {event.device} "
-            f"{event.dtype} · {counted(event.threads, 'thread')}"
+            printable(str(self._out)),
+            (
+                f"{short_count(event.n_params)} parameters",
+                f"{event.device} {event.dtype}",
+                counted(event.threads, "thread"),
+            ),
         )
         self._numbers.pairs = (
             ("tokens per step", f"{event.tokens_per_iter:,}"),

@@ -92,8 +92,7 @@ async def test_a_key_stops_after_the_step(view_of, tmp_path, monkeypatch, key):
     async with view.run_test() as pilot:
         await until(lambda: has_step(view, 7))
         await pilot.press(key)
-        await pilot.pause()
-        assert "stopping after this step" in text_of(view.query_one("#status"))
+        await until(lambda: "stopping after this step" in text_of(view.query_one("#status")))
         await pilot.press(key)  # held down
         view.gate.set()
         await until(lambda: not view.is_running)

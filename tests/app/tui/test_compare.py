@@ -402,7 +402,7 @@ async def test_the_story_goes_on_with_the_side_that_was_taken(open_room, wait_un
         written = next(i for i, token in enumerate(room.story.path) if token.author == "model")
         room.story.cut(written)
         kept = room.story.text
-        room._show_story()
+        room.show_story()
         await pilot.press("f2")
         await wait_until(lambda: isinstance(pilot.app.screen, CompareScreen), "the split view")
         screen = pilot.app.screen

@@ -26,6 +26,7 @@ herd = ["Lily", "Tom"]
 def frozen(monkeypatch):
     """What differs from run to run or machine to machine stands still."""
     monkeypatch.setattr(Timings, "decode_tps", 321.0)
+    monkeypatch.setattr(Timings, "ttft_s", property(lambda times: 0.12, lambda times, seconds: None))
     monkeypatch.setattr("llamatui.backends.registry.default_threads", lambda: 2)
     for widget in (Input, TextArea):
         monkeypatch.setattr(widget, "cursor_blink", False)
