@@ -216,7 +216,8 @@ def _encoded(
                 "a process that tokenizes was killed", "if memory is short, choose --processes 1"
             ) from error
         finally:
-            writer.close()  # the processes end, whatever they are at
+            # They end what they are at: of one that dies in the middle of an answer, the pool reads for ever.
+            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
@@ -260,7 +261,7 @@ def _load(tokenizer_file: Path, life: Connection) -> None:
 
 
 def _end_with(life: Connection) -> None:
-    """Ends this process when the other end is closed, which it also is when the parent is killed."""
+    """Ends this process when the other end is closed: the parent was killed."""
     life.poll(None)
     os._exit(1)
 
