@@ -17,6 +17,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
+from textual.widget import Widget
 
 from llamatui.app.tui.flow import Flow, printable
 from llamatui.app.tui.heat import heat, ramp_of
@@ -212,7 +213,18 @@ class Page(ScrollView, can_focus=True):
         return max(0, (self.size.width - self._flow.width) // 2)
 
     def _resized(self) -> None:
-        self.virtual_size = Size(self.size.width, len(self._flow) + 2)  # a line of air above and below
+        size = Size(self.size.width, len(self._flow) + 2)  # a line of air above and below
+        scrolls, scrolled = size.height > self.size.height, self.virtual_size.height > self.size.height
+        if size.width != self.virtual_size.width or scrolls != scrolled:
+            self.virtual_size = size
+        elif size != self.virtual_size:
+            # Another line needs no layout of the screen, which takes longer than the model for a word.
+            self.set_reactive(Widget.virtual_size, size)
+            if scrolls:
+                self._scroll_update(size)
+                if self._anchored and not self._anchor_released:
+                    self.scroll_y = self.max_scroll_y
+                self.refresh()
 
     # The cursor.
 

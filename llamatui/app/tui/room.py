@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llamatui.app.engine import Generation, Session
     from llamatui.app.model import LoadedModel
 
-FRAMES_PER_SECOND = 30
+FRAMES_PER_SECOND = 20
 RATES_PER_SECOND = 4  # a number that changes faster cannot be read
 
 
