@@ -2,14 +2,13 @@
 
     python scripts/screenshots.py [docs] [--chat MODEL] [--theme dark|light]
 
-The storyteller that comes along shows what else it could have said (tokens.svg), and goes on with its story on two
-backends (compare.svg). With --chat, an instruct model answers (chat.svg).
+The storyteller that comes along shows what else it could have said (tokens.svg), and goes on with its story
+on two backends (compare.svg). With --chat, an instruct model answers (chat.svg).
 """
-
-# ruff: noqa: E402 (Textual reads its environment when it is imported)
 
 import os
 
+# Textual reads them when it is imported.
 os.environ.update(TERM="xterm-256color", COLORTERM="truecolor", TEXTUAL_COLOR_SYSTEM="truecolor")
 
 import argparse
