@@ -193,6 +193,20 @@ def write() -> Callable[[Pilot[None], str], Awaitable[None]]:
     return paste
 
 
+@pytest.fixture
+def ask(write: Callable[[Pilot[None], str], Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """await ask(room, pilot, "text"): the chat's answer is there."""
+
+    async def ask(room: Any, pilot: Pilot[None], text: str) -> None:
+        before = len(room.conversation.turns)
+        await write(pilot, text)
+        await pilot.press("enter")
+        await wait_until(lambda: len(room.conversation.turns) == before + 2 and not room.busy, "an answer")
+        await pilot.pause()
+
+    return ask
+
+
 def shown(widget: Any) -> str:
     """The text of a widget's lines on the screen."""
     return "\n".join(strip.text for strip in widget.render_lines(widget.size.region))

@@ -2,8 +2,6 @@
 
 import threading
 
-import pytest
-
 from llamatui.app.tui import clipboard
 from llamatui.app.tui.chat_message import Answer, ChatMessage, Marks, Note, Question
 from llamatui.app.tui.composer import Composer
@@ -20,18 +18,6 @@ def answers(room):
 
 def marks(room):
     return [str(one.content) for one in room.query(Marks)]
-
-
-@pytest.fixture
-def ask(wait_until, write):
-    async def ask(room, pilot, text):
-        before = len(room.conversation.turns)
-        await write(pilot, text)
-        await pilot.press("enter")
-        await wait_until(lambda: len(room.conversation.turns) == before + 2 and not room.busy, "an answer")
-        await pilot.pause()
-
-    return ask
 
 
 async def test_a_stopped_answer_goes_on_where_it_ended(open_room, say, write, wait_until):

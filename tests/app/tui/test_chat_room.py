@@ -25,18 +25,6 @@ def texts(room, kind) -> list[str]:
     return [widget.item.text for widget in room.query(kind)]
 
 
-@pytest.fixture
-def ask(wait_until, write):
-    async def ask(room, pilot, text):
-        before = len(room.conversation.turns)
-        await write(pilot, text)
-        await pilot.press("enter")
-        await wait_until(lambda: len(room.conversation.turns) == before + 2 and not room.busy, "an answer")
-        await pilot.pause()
-
-    return ask
-
-
 async def test_answers_stream_as_markdown(open_room, ask, say):
     say("## Yes\n\n- *one*\n- [bold]two[/]\n")
     async with open_room("chat") as (room, pilot):
