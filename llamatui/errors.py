@@ -8,6 +8,7 @@
         TokenizerMissingError     none was found; knows which to fetch
       MissingExtraError        1  an optional package is not installed
       BackendError             1  a backend cannot be imported, or failed
+      HistoryError             1  the history cannot be read or written
       ContextOverflowError     4  the text does not fit the context, under `--overflow error`
 
 A message says what was expected and what was found; `hint` says what to do next.
@@ -55,6 +56,10 @@ class TokenizerMissingError(ModelError):
 
 
 class BackendError(LlamatuiError):
+    pass
+
+
+class HistoryError(LlamatuiError):
     pass
 
 

@@ -9,19 +9,42 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llamatui.errors import LlamatuiError, UsageError
 
 if TYPE_CHECKING:
-    from llamatui.app.conversation import Conversation
+    from llamatui.app.conversation import Turn
     from llamatui.app.sampling import Sampling
+    from llamatui.app.tree import Tree
+    from llamatui.tokenizers.chat_formats import Message
 
 SCHEMA = "llamatui.chat/1"
 LONGEST_NAME = 40
 
 
-def document(conversation: "Conversation", sampling: "Sampling") -> dict[str, Any]:
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class Chat(Protocol):
+    """A `Conversation`, or what the history has of one."""
+
+    system: str
+    tree: "Tree[Turn]"
+
+    @property
+    def model(self) -> Named: ...
+
+    @property
+    def format(self) -> Named: ...
+
+    @property
+    def turns(self) -> "list[Message]": ...
+
+
+def document(conversation: Chat, sampling: "Sampling") -> dict[str, Any]:
     """The whole tree, for JSON."""
     tree = conversation.tree
     ids = {turn: number for number, turn in enumerate(tree.walk())}
@@ -47,7 +70,7 @@ def document(conversation: "Conversation", sampling: "Sampling") -> dict[str, An
     }
 
 
-def markdown(conversation: "Conversation") -> str:
+def markdown(conversation: Chat) -> str:
     """What is shown, with a heading over each message."""
     names = {"user": "You", "assistant": conversation.model.name}
     parts = [f"# A chat with {conversation.model.name}"]
@@ -58,7 +81,7 @@ def markdown(conversation: "Conversation") -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def plain(conversation: "Conversation") -> str:
+def plain(conversation: Chat) -> str:
     """What is shown, a name before each message."""
     parts = [f"System: {conversation.system}"] if conversation.system else []
     names = {"user": "You", "assistant": conversation.model.name}
@@ -79,7 +102,7 @@ def closed(text: str) -> str:
     return f"{text}\n{fence}" if fence else text
 
 
-def save(conversation: "Conversation", sampling: "Sampling", name: str) -> Path:
+def save(conversation: Chat, sampling: "Sampling", name: str) -> Path:
     """Writes the whole tree to a new file.
 
     Raises:
@@ -93,7 +116,7 @@ def save(conversation: "Conversation", sampling: "Sampling", name: str) -> Path:
     return _write_new(path, text + "\n")
 
 
-def export(conversation: "Conversation", sampling: "Sampling", name: str) -> Path:
+def export(conversation: Chat, sampling: "Sampling", name: str) -> Path:
     """Writes what is shown to a new file.
 
     Raises:
@@ -120,7 +143,7 @@ def _write_new(path: Path, text: str) -> Path:
     return path.resolve()
 
 
-def free_name(conversation: "Conversation", end: str) -> str:
+def free_name(conversation: Chat, end: str) -> str:
     """A file name in this folder that is not taken, from the first words of the chat."""
     words = conversation.turns[0].content if conversation.turns else ""
     slug = re.sub(r"[^\w]+", "-", words[: 4 * LONGEST_NAME].lower()).strip("-_")

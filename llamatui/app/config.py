@@ -44,6 +44,10 @@ class Settings:
     """Chat format: llama2, llama3, chatml or zephyr; empty asks the model."""
     system: str = ""
     """System prompt for chat."""
+    kv_cache_mb: int = 2000
+    """Megabytes of disk for what models have read, so that texts opened again go on at once; 0 is off."""
+    history: str = "on"
+    """Whether conversations and stories are kept: on or off."""
     theme: str = ""
     """Theme of the terminal app: dark, light, contrast, or one of Textual's; empty is the dark one."""
     keys: Mapping[str, str] = field(default_factory=dict)
@@ -63,7 +67,7 @@ def resolve(flags: dict[str, Any] | None = None) -> tuple[Settings, dict[str, So
     """All settings, and where each came from. A flag that is None was not given.
 
     Raises:
-        UsageError: config.toml cannot be read, has an unknown key, or a value is of the wrong type.
+        UsageError: config.toml cannot be read, has an unknown key, or a value is wrong.
     """
     path = config_path()
     from_file = _read_toml(path)
@@ -85,6 +89,11 @@ def resolve(flags: dict[str, Any] | None = None) -> tuple[Settings, dict[str, So
             values[name], sources[name] = _convert(from_file[name], kind, f"{name} in {path}"), "config"
         else:
             values[name], sources[name] = setting.default, "default"
+    if values["history"] not in ("on", "off"):
+        raise UsageError(
+            f"history ({sources['history']}): expected on or off, found {values['history']!r}",
+            "off keeps nothing of what is written and said",
+        )
     return Settings(**values), sources
 
 

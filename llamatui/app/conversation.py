@@ -46,6 +46,8 @@ class Conversation:
         system: The system prompt, "" for none. A new one holds from the next answer on.
         tree: All branches; `tree.path` are the turns as they are shown, user's and assistant's in turn.
         session: Holds what it can of the conversation in its cache, so an answer costs only what is new.
+        forgotten: Turns at the front of the path that no longer fit the context.
+        growing: Whether what is being said makes the last answer longer: see `resume`.
     """
 
     def __init__(
@@ -70,9 +72,9 @@ class Conversation:
         self.session = Session(model.backend, context)
         self.system = model.default_system if system is None else system
         self.tree: Tree[Turn] = Tree()
-        self._told = 0  # turns before this one no longer fit the context
-        self._growing = False  # the last answer goes on ...
-        self._copied = False  # ... in a copy of itself
+        self.forgotten = 0
+        self.growing = False
+        self._copied = False  # the answer that grows is a copy of what it was
         self._sampler = Sampler(sampling or Sampling())
 
     @property
@@ -87,7 +89,7 @@ class Conversation:
 
     def _ids(self) -> list[int]:
         """Of the system prompt and the turns that still fit, up to where the answer goes."""
-        told = [*self._system_messages, *self.turns[self._told :]]
+        told = [*self._system_messages, *self.turns[self.forgotten :]]
         return self.format.render(self.model.tokenizer, told)
 
     def send(self, text: str) -> str:
@@ -124,7 +126,7 @@ class Conversation:
         if self._last != "assistant":
             raise UsageError("there is no answer to continue")
         old = self.tree.path[-1]
-        self._growing, self._copied = True, bool(old.children)
+        self.growing, self._copied = True, bool(old.children)
         if self._copied:
             self.tree.mark()
             self.tree.cut(len(self.tree.path) - 1)
@@ -137,19 +139,19 @@ class Conversation:
             UsageError: There is no question to answer.
             ContextOverflowError: See `Session.start`.
         """
-        if self._last != "user" and not self._growing:
+        if self._last != "user" and not self.growing:
             raise UsageError("there is no question to answer")
         limits = limits or Limits()
-        told, self._told = self._told, 0
+        told, self.forgotten = self.forgotten, 0
         told_before = len(ids := self._ids())
         if limits.overflow == "shift" and told_before > self.session.context:
-            self._told = told if told < len(self.tree.path) else 0
+            self.forgotten = told if told < len(self.tree.path) else 0
             told_before = len(ids := self._ids())
             if told_before > self.session.context:  # still, or again
                 # Whole turns, and to the half: what is left grows again with its cache, instead of being
                 # cut at another place with every question.
-                while len(ids) > self.session.context // 2 and self._told + 2 < len(self.tree.path):
-                    self._told += 2
+                while len(ids) > self.session.context // 2 and self.forgotten + 2 < len(self.tree.path):
+                    self.forgotten += 2
                     ids = self._ids()
         limits = replace(
             limits,
@@ -162,10 +164,10 @@ class Conversation:
 
     def finish(self, ids: Sequence[int], text: str, *, stopped: bool = False) -> None:
         """Records the answer as it is, also a partial or an empty one: turns must alternate."""
-        if not self._growing:
+        if not self.growing:
             self._add(Message("assistant", text, tuple(ids)), stopped=stopped)
             return
-        self._growing = False
+        self.growing = False
         turn = self.tree.path[-1]
         old = turn.message
         known = None if old.ids is None else (*old.ids, *ids)
@@ -178,8 +180,8 @@ class Conversation:
         Returns:
             The text of a question that nobody answered; "" where it was another answer that did not come.
         """
-        if self._growing:
-            self._growing = False
+        if self.growing:
+            self.growing = False
             if self._copied:
                 self.tree.remove_end()
                 self.tree.revert()
@@ -218,7 +220,7 @@ class Conversation:
         asked = len(self.tree.path) - (self._last == "assistant")
         if asked == 0:
             return None
-        told = self.turns[self._told if self._told < asked else 0 : asked]
+        told = self.turns[self.forgotten if self.forgotten < asked else 0 : asked]
         return self.format.render(self.model.tokenizer, [*self._system_messages, *told]), self._stop_ids
 
     def flip(self, index: int, step: int) -> bool:

@@ -122,9 +122,10 @@ class Session:
 
     def fork(self) -> "Session":
         """A session of its own that goes on from here."""
-        other = Session(self.backend.latest, self.context)
+        other = Session(self.backend, self.context)
         other.tokens = list(self.tokens)
         other.cache = self.cache.copy()
+        other.swap(self.backend.latest)
         return other
 
     def swap(self, backend: Backend) -> bool:
@@ -152,7 +153,7 @@ class Session:
         """
         backend = self.backend.latest
         if backend.quantizes_activations == self.backend.quantizes_activations:
-            at = min(self._shared(prompt), first - 1)
+            at = min(self.shared(prompt), first - 1)
         else:
             at = 0
         cache = self.cache.copy(at)
@@ -185,12 +186,12 @@ class Session:
     def adopt(self, prompt: Sequence[int]) -> int:
         """Cuts tokens and cache back to what they share with `prompt`; returns the length of that."""
         # The last prompt token always runs: its logits choose the first new token.
-        shared = min(self._shared(prompt), len(prompt) - 1)
+        shared = min(self.shared(prompt), len(prompt) - 1)
         self.cache.truncate(shared)
         self.tokens = list(prompt)
         return shared
 
-    def _shared(self, prompt: Sequence[int]) -> int:
+    def shared(self, prompt: Sequence[int]) -> int:
         """How many of the first tokens of `prompt` are in the cache."""
         pairs = zip(self.tokens[: self.cache.length], prompt, strict=False)
         return next((i for i, (mine, theirs) in enumerate(pairs) if mine != theirs),

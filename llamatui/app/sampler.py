@@ -30,6 +30,9 @@ class Sampler:
 
     def __init__(self, settings: Sampling) -> None:
         self.settings = settings
+        """May be set at any time, also from another thread: holds from the next token on."""
+        self.used = settings
+        """The settings of the token that was sampled last."""
         self.seed = settings.seed or secrets.randbelow((1 << 32) - 1) + 1
         """The seed in use, chosen where `settings.seed` is 0."""
         self.state = self.seed
@@ -50,7 +53,7 @@ class Sampler:
         Raises:
             ModelError: The logits are not numbers.
         """
-        s = self.settings
+        s = self.used = self.settings
         logits = self._penalized(logits, recent)
         best = int(logits.argmax())
         # NaN is both the largest and the smallest to NumPy, so two numbers tell about all of them.
@@ -68,7 +71,7 @@ class Sampler:
         return self._nucleus(probabilities, coin, best)
 
     def _penalized(self, logits: FloatArray, recent: Sequence[int]) -> FloatArray:
-        penalty = self.settings.repeat_penalty
+        penalty = self.used.repeat_penalty
         if penalty == 1 or not recent:
             return logits
         ids = np.unique(np.asarray(recent[-REPEAT_WINDOW:], np.int64))
@@ -80,7 +83,7 @@ class Sampler:
 
     def _probabilities(self, logits: FloatArray, largest: np.float32) -> FloatArray:
         """(vocab_size,) float32 softmax at the set temperature, after top-k and min-p."""
-        s = self.settings
+        s = self.used
         temperature = np.float32(s.temperature)
         x = logits / temperature
         x -= largest / temperature
@@ -94,7 +97,7 @@ class Sampler:
         return x
 
     def _nucleus(self, probabilities: FloatArray, coin: np.float32, best: int) -> int:
-        top_p = np.float32(self.settings.top_p)
+        top_p = np.float32(self.used.top_p)
         # Below this a token cannot be in the nucleus; run.c crops before it sorts.
         cutoff = (np.float32(1) - top_p) / np.float32(probabilities.size - 1)
         # A higher floor will do as long as the tokens above it reach top_p: the others come after them.

@@ -81,6 +81,7 @@ class Story:
         context: Most positions to hold; None: what the model has.
         memory: Read before everything, and never forgotten; not shown.
         note: The author's note, read a little before the end; not shown.
+        forgotten: Tokens at the front of the path that the generation left out when it began; memory stays.
     """
 
     def __init__(self, model: LoadedModel, context: int | None, overflow: OverflowPolicy) -> None:
@@ -91,7 +92,7 @@ class Story:
         self.tree: Tree[Token] = Tree()
         self.memory = ""
         self.note = ""
-        self._forgotten = 0  # tokens at the front of the path that no longer fit the context
+        self.forgotten = 0
         self._begins = False  # whether the next token is the first of a generation
 
     @property
@@ -101,11 +102,6 @@ class Story:
     @property
     def text(self) -> str:
         return "".join([token.text for token in self.path])
-
-    @property
-    def forgotten(self) -> int:
-        """Tokens at the front of the path that the generation left out when it began; memory stays."""
-        return self._forgotten
 
     def remember(self, memory: str, note: str) -> None:
         """Sets memory and the author's note.
@@ -170,8 +166,8 @@ class Story:
         """How many tokens at the front of a path of `length` are left out, where `room` is what fits."""
         if length <= room or self.overflow != "shift":
             return 0
-        if 0 < length - self._forgotten < room:
-            return self._forgotten
+        if 0 < length - self.forgotten < room:
+            return self.forgotten
         # To the half: what is left grows again with its cache, instead of being cut anew each time.
         return length - max(room // 2, 1)
 
@@ -203,7 +199,7 @@ class Story:
             max_new: Most tokens; None: until the text ends, or the context does.
         """
         prompt = self.prompt()
-        self._forgotten = prompt.forgotten
+        self.forgotten = prompt.forgotten
         self.begin()
         limits = Limits(max_new, self.model.stop_ids, self.overflow, prompt.keep, alternatives)
         return self.session.start(prompt.ids, sampler, limits)
@@ -229,7 +225,7 @@ class Story:
         """
         self._begins = False
         if generation is not None and generation.dropped_tokens and self.overflow == "shift":
-            self._forgotten += generation.dropped_tokens
+            self.forgotten += generation.dropped_tokens
         torn: list[Token] = []
         while self.path and self.path[-1].pending:
             torn.append(self.path[-1])

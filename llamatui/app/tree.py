@@ -4,7 +4,7 @@ A tree of nodes, and the path through it that is shown. Taking words back, tryin
 delete a node: they move the end of the path. So undo and redo are a list of places where the end was.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 
@@ -32,11 +32,13 @@ class Tree(Generic[N]):
     """Attributes:
     root: Before everything; not a part of any path.
     path: The nodes that are shown, from the first to the end.
+    edits: Goes up with every change but `add`: while it stands still, all that is new is the path's end.
     """
 
     def __init__(self) -> None:
         self.root = Node()
         self.path: list[N] = []
+        self.edits = 0
         self._past: list[Node] = []  # where the path ended before each change
         self._future: list[Node] = []
 
@@ -47,6 +49,7 @@ class Tree(Generic[N]):
 
     def mark(self) -> None:
         """What follows is one change, which `undo` takes back."""
+        self.edits += 1
         if not self._past or self._past[-1] is not self.end:
             self._past.append(self.end)
         self._future.clear()
@@ -73,6 +76,7 @@ class Tree(Generic[N]):
         node = self.path[-1]
         if node.children:
             raise ValueError("something stands behind this node")
+        self.edits += 1
         parent = node.parent
         assert parent is not None
         parent.children.remove(node)
@@ -83,10 +87,12 @@ class Tree(Generic[N]):
 
     def cut(self, length: int) -> None:
         """Ends the path after its first `length` nodes."""
+        self.edits += 1
         del self.path[length:]
 
     def go(self, node: Node) -> None:
         """Shows the path that ends at `node`."""
+        self.edits += 1
         path: list[Any] = []
         while node.parent is not None:
             path.append(node)
@@ -139,6 +145,15 @@ class Tree(Generic[N]):
                 self.go(place)
                 return True
         return False
+
+    def places(self) -> tuple[list[Node], list[Node]]:
+        """Where the path ended before each change: what `undo` goes back to, and what `redo` does."""
+        return list(self._past), list(self._future)
+
+    def restore(self, end: Node, past: Iterable[Node], future: Iterable[Node]) -> None:
+        """Shows the path to `end`, with `places` as they were."""
+        self.go(end)
+        self._past, self._future = list(past), list(future)
 
     def walk(self) -> Iterator[N]:
         """Every node, each before those behind it, older branches first."""

@@ -62,6 +62,21 @@ def test_a_config_that_is_wrong_is_told(content: str, problem: str, config: Path
     assert "config.toml" in caught.value.message
 
 
+def test_the_bound_of_kept_caches_is_a_setting(config: Path) -> None:
+    assert resolve()[0].kv_cache_mb == 2000
+    config.write_text("kv_cache_mb = 0")
+    assert resolve()[0].kv_cache_mb == 0
+
+
+def test_the_history_is_on_or_off(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve()[0].history == "on"
+    config.write_text('history = "off"')
+    assert resolve()[0].history == "off"
+    monkeypatch.setenv("LLAMATUI_HISTORY", "maybe")
+    with pytest.raises(UsageError, match="expected on or off, found 'maybe'"):
+        resolve()
+
+
 def test_keys_are_a_table_with_and_without_quotes(config: Path) -> None:
     config.write_text('theme = "contrast"\n[keys]\n"story.retry" = "ctrl+y"\nchat.new = "f5"\n')
     settings, sources = resolve()

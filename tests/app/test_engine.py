@@ -362,7 +362,19 @@ def test_a_fork_goes_on_with_the_replacement(backend: Counting, faster: Counting
     session = Session(backend)
     run(session, [1, 2, 3], max_new_tokens=2)
     backend.replacement = faster
-    assert session.fork().backend is faster
+    other = session.fork()
+    assert other.backend is faster
+    assert other.cache.length == session.cache.length
+
+
+def test_a_fork_does_not_take_the_cache_to_a_backend_that_rounds_otherwise(
+    backend: Counting, rounding: Rounding
+) -> None:
+    session = Session(backend)
+    run(session, [1, 2, 3], max_new_tokens=2)
+    backend.replacement = rounding
+    other = session.fork()
+    assert (other.backend, other.cache.length, other.tokens) == (rounding, 0, session.tokens)
 
 
 @pytest.mark.skipif(find_spec("numba") is None, reason="no Numba")

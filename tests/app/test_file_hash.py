@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llamatui.app import file_hash
-from llamatui.app.file_hash import file_sha256
+from llamatui.app.file_hash import file_sha256, known_sha256
 
 
 def test_hashes_are_remembered_until_the_file_changes(
@@ -23,7 +23,17 @@ def test_hashes_are_remembered_until_the_file_changes(
     assert file_sha256(path) == sha256(b"other").hexdigest()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", json.dumps({"x": 1})])
+def test_what_is_known_is_told_without_reading_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.bin"
+    path.write_bytes(b"one")
+    assert known_sha256(path) is None
+    file_sha256(path)
+    assert known_sha256(path) == sha256(b"one").hexdigest()
+    path.write_bytes(b"other")
+    assert known_sha256(path) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000, json.dumps({"x": 1})])
 def test_a_damaged_or_unwritable_cache_costs_nothing_but_time(
     content: str, tmp_path: Path, home: Path
 ) -> None:

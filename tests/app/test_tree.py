@@ -114,3 +114,31 @@ def test_whatever_happens_the_path_is_one_from_the_root_and_nothing_is_lost(step
             assert node in parent.children
             parent = node
         assert sum(1 for _ in tree.walk()) == added
+
+
+def test_places_are_what_undo_and_redo_go_to() -> None:
+    tree = tree_of("one", "two", "six")
+    tree.undo()
+    past, future = tree.places()
+    other = tree_of("one", "two", "six")
+    twins = dict(zip([tree.root, *tree.walk()], [other.root, *other.walk()], strict=True))
+    other.restore(twins[tree.end], [twins[node] for node in past], [twins[node] for node in future])
+    assert shown(other) == shown(tree) == "two"
+    for step in ("undo", "undo", "redo", "redo", "redo", "redo"):
+        assert getattr(tree, step)() == getattr(other, step)()
+        assert shown(tree) == shown(other)
+
+
+def test_all_but_growing_is_an_edit() -> None:
+    tree = tree_of("cat")
+    before = tree.edits
+    tree.add(Letter("s"))
+    assert tree.edits == before
+    for change in (tree.mark, lambda: tree.cut(2), lambda: tree.go(tree.root), tree.undo):
+        before = tree.edits
+        change()
+        assert tree.edits > before
+    tree.add(Letter("x"))
+    before = tree.edits
+    tree.remove_end()
+    assert tree.edits > before

@@ -73,6 +73,14 @@ def generate(
         int | None,
         typer.Option(min=0, max=1000, help="With JSON: every token with its logprob and N alternatives."),
     ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a replay file, for `llamatui replay`. Measures every token, which takes time.",
+            metavar="FILE",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Let --record write over a file.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No numbers on stderr.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="More on stderr.")] = False,
 ) -> None:
@@ -84,6 +92,8 @@ def generate(
         raise UsageError(f"--stream knows jsonl, found {stream!r}")
     if logprobs is not None and not (json or stream):
         raise UsageError("--logprobs needs --json or --stream jsonl")
+    if force and record is None:
+        raise UsageError("--force needs --record")
     output = Output(json, stream is not None, quiet, verbose)
     text = ""
     mode = "generate" if system is None else "chat"
@@ -104,6 +114,7 @@ def generate(
             special,
             logprobs,
             output,
+            Target(record, force) if record else None,
         )
     except LlamatuiError as error:
         if (json or stream) and not output.ended:
@@ -164,6 +175,14 @@ class Output:
                 self.note(f"warning: {warning}")
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where `--record` writes."""
+
+    path: Path
+    force: bool
+
+
 def run(
     settings: Settings,
     text: str,
@@ -174,6 +193,7 @@ def run(
     special: bool,
     logprobs: int | None,
     output: Output,
+    target: Target | None,
 ) -> None:
     """Loads, generates and prints; exits with 130 if it was interrupted."""
     sampling = loading.sampling(settings)  # a wrong value is told before a model is loaded
@@ -181,10 +201,13 @@ def run(
     from llamatui.app.cli.interrupt import cancel_on_interrupt
     from llamatui.app.engine import Limits, Session
     from llamatui.app.file_hash import file_sha256
+    from llamatui.app.replay import Recorder, Replay, check_target
     from llamatui.app.result import Result, backend_json, token_json
     from llamatui.app.sampler import Sampler
     from llamatui.app.text_stream import StopMatcher, stream_text
 
+    if target:
+        check_target(target.path, force=target.force)
     began = time.perf_counter()
     model = loading.load(settings)
     result = Result(text, "generate" if system is None else "chat")
@@ -196,7 +219,8 @@ def run(
     session = Session(model.backend, settings.context or None)
     room = None if overflow == "shift" else session.context
     max_new = new_token_limit(n, max_tokens, len(ids), room)
-    limits = Limits(max_new, stop_ids, overflow, keep, logprobs)
+    measured = 0 if target and logprobs is None else logprobs
+    limits = Limits(max_new, stop_ids, overflow, keep, measured)
     output.note(f"{model.path}: {describe(model)}", detail=True)
     output.note(f"tokenizer {model.tokenizer_path} ({model.tokenizer.format})", detail=True)
     if model.backend.preparing:
@@ -216,6 +240,7 @@ def run(
             f"the prompt has {len(ids)} tokens, which -n {n or DEFAULT_POSITIONS} leaves no room behind",
         )
     output.warn(result, *model.warnings)
+    recorder = Recorder(generation, shown="" if system is not None else text, stops=stops) if target else None
     result.records = None if logprobs is None else []
     matcher = StopMatcher(stops)
     if output.jsonl:
@@ -227,6 +252,8 @@ def run(
     with cancel_on_interrupt(generation):
         try:
             for record, piece in stream_text(generation, model.tokenizer, matcher):
+                if record and recorder:
+                    recorder.add(record)
                 result.text += piece
                 output.text(piece)
                 delta: dict[str, Any] = {"text": piece}
@@ -239,6 +266,12 @@ def run(
                 output.event("delta", delta)
         except LlamatuiError as error:
             failure = error
+    if target and recorder:
+        try:
+            step = recorder.step(result.text)
+            Replay.of(model, [step]).write(target.path, force=target.force)
+        except LlamatuiError as error:
+            failure = failure or error
     result.stop_sequence = matcher.matched
     output.text("\n")
     output.warn(result, *model.warnings)  # some are known only now

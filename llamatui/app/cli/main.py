@@ -8,7 +8,21 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from llamatui.app.cli import bench, config, export, generate, inspect, models, pull, rooms, tokenize, train
+from llamatui.app.cli import (
+    bench,
+    config,
+    export,
+    generate,
+    history,
+    inspect,
+    models,
+    pull,
+    replay,
+    rooms,
+    tokenize,
+    train,
+    web,
+)
 from llamatui.app.cli.completion import COMPLETE_VARIABLE, completion
 from llamatui.app.cli.terminal import INTERRUPTED, Interrupted, prepare_streams, printable
 from llamatui.errors import LlamatuiError
@@ -42,12 +56,15 @@ def root(
 app.command()(rooms.story)
 app.command()(rooms.chat)
 app.command()(generate.generate)
+app.command()(replay.replay)
+app.command(context_settings=web.CONTEXT, options_metavar=web.USAGE)(web.web)
 app.command()(tokenize.tokenize)
 app.command()(inspect.inspect)
 app.command()(export.export)
 app.command()(bench.bench)
 app.command()(pull.pull)
 app.add_typer(models.app, name="models", help="List the models that have been pulled; delete some.")
+app.add_typer(history.app, name="history", help="What you wrote and said: list, search, show, export.")
 app.add_typer(train.app, name="train", help="Train a model of your own: from text to a .bin.")
 app.add_typer(config.app, name="config", help="Show the settings and where they come from.")
 app.command()(completion)

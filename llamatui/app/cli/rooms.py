@@ -1,5 +1,6 @@
 """`llamatui story` and `llamatui chat`: the terminal app, or plain lines where there is no terminal."""
 
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,7 +81,8 @@ def chat(
 
 
 def is_terminal() -> bool:
-    return sys.stdin.isatty() and sys.stdout.isatty()
+    """Whether there is a screen: a terminal, or the browser of `llamatui web`."""
+    return "TEXTUAL_DRIVER" in os.environ or (sys.stdin.isatty() and sys.stdout.isatty())
 
 
 def open_room(room: "RoomName", settings: Settings, prompt: str, system: str | None) -> None:

@@ -1,0 +1,1 @@
+"""Every conversation and story in one SQLite file: saved as they grow, listed, searched, opened again."""

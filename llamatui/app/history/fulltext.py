@@ -1,0 +1,121 @@
+"""Finding words in the history: what is put into the index, and what a person's words ask of it.
+
+FTS5 finds whole words, and beginnings of them. Scripts that put no spaces between words are indexed sign by
+sign, so that any part of a sentence is found there: an invisible space stands between signs, in the index
+alone. SQLite's own trigram tokenizer would do so for all scripts, but finds nothing shorter than three signs,
+and its index is several times as big.
+
+What changed last is found first, because that costs nothing: a document that is indexed again gets a new
+place behind all others, and FTS5 walks the places backwards until it has enough. To rank ten thousand
+documents by how often they say "the" would take longer than one wants to wait for a key.
+"""
+
+import re
+import sqlite3
+import unicodedata
+
+from llamatui.app.history.database import writing
+from llamatui.app.history.rows import readable, shown_text
+
+MARKS = "\ue000", "\ue001"  # around what was found; for private use, so in nobody's text
+WORDS_SHOWN = 16
+MOST_WORDS = 32  # that are looked for
+
+_SPACE = "\u200b"
+# Thai to Burmese, Khmer, symbols, kana and Hangul, Han, pictures.
+_SIGN = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2190-\u2bff\u3040-\u30ff\u3130-\u318f\u3400-\u9fff"
+    "\uac00-\ud7af\uf900-\ufaff\U0001f000-\U0001faff\U00020000-\U0003ffff"
+)
+_BESIDE_SIGN = re.compile(f"(?<=[{_SIGN}])(?=\\S)|(?<=\\S)(?=[{_SIGN}])")
+_ENDS_IN_SIGN = re.compile(f"[{_SIGN}]$")
+_UNSPEAKABLE = re.compile("[\0\ud800-\udfff\ue000\ue001\u200b]")
+
+Parts = tuple[tuple[str, bool], ...]
+"""A text in pieces; True: that is what was looked for."""
+
+
+def to_index(text: str) -> str:
+    return _BESIDE_SIGN.sub(_SPACE, _UNSPEAKABLE.sub(" ", text))
+
+
+def match_of(text: str) -> str:
+    """The FTS5 expression that finds documents with all words of `text`; "" if it has none.
+
+    A word finds those that begin with it. Nothing in `text` is syntax.
+    """
+    words = dict.fromkeys(word for word in text.replace('"', " ").split() if any(map(_is_word, word)))
+    return " ".join([_phrase(word) for word in words][:MOST_WORDS])
+
+
+def _is_word(character: str) -> bool:
+    """As the index has it: see `tokenize` in the schema."""
+    kind = unicodedata.category(character)
+    return kind[0] in "LN" or kind in ("Co", "So")
+
+
+def _phrase(word: str) -> str:
+    # A letter alone would be the beginning of a tenth of all words, which takes long and finds nothing.
+    begins = len(word) > 1 and not _ENDS_IN_SIGN.search(word)
+    return f'"{to_index(word)}"{"*" if begins else ""}'
+
+
+def snippet(text: str) -> Parts:
+    """The pieces of what FTS5's `snippet` gave, on one line."""
+    line = " ".join(text.replace(_SPACE, "").split())
+    parts: list[tuple[str, bool]] = []
+    for i, piece in enumerate(line.split(MARKS[0])):
+        found, _, rest = piece.partition(MARKS[1]) if i else ("", "", piece)
+        parts += [(part, is_found) for part, is_found in ((found, True), (rest, False)) if part]
+    return tuple(parts)
+
+
+def refresh(connection: sqlite3.Connection) -> None:
+    """Brings the index up to date, and the numbers of words: writers leave both behind while a text grows.
+
+    A document that cannot be read is found by its title.
+    """
+    from llamatui.app.story import count_words
+
+    stale = "SELECT id FROM documents WHERE indexed <> revision ORDER BY changed"
+    for (document,) in connection.execute(stale).fetchall():
+        with writing(connection):
+            found = connection.execute(
+                "SELECT kind, title, state, revision, place FROM documents WHERE id = ?", (document,)
+            ).fetchone()
+            if found is None:
+                continue
+            kind, title, state, revision, place = found
+            try:
+                text = shown_text(connection, document, kind, state)
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+                text = ""
+            connection.execute("DELETE FROM texts WHERE rowid = ?", (place,))
+            (place,) = connection.execute("SELECT ifnull(max(place), 0) + 1 FROM documents").fetchone()
+            connection.execute(
+                "INSERT INTO texts (rowid, title, text) VALUES (?, ?, ?)",
+                (place, to_index(readable(title)), to_index(text)),
+            )
+            connection.execute(
+                "UPDATE documents SET indexed = ?, words = ?, place = ? WHERE id = ?",
+                (revision, count_words(text), place, document),
+            )
+
+
+def remove(connection: sqlite3.Connection, document: int) -> None:
+    """Deletes a document, also from the index."""
+    connection.execute(
+        "DELETE FROM texts WHERE rowid = (SELECT place FROM documents WHERE id = ?)", (document,)
+    )
+    connection.execute("DELETE FROM documents WHERE id = ?", (document,))
+
+
+def around(text: str, sought: str) -> Parts:
+    """A piece of `text` around the first place where `sought` stands as it is."""
+    text = text.replace(_SPACE, "")
+    at = text.find(sought)
+    if at < 0:  # it stands in the title
+        at, sought = 0, ""
+    begin, end = max(at - 4 * WORDS_SHOWN, 0), at + len(sought) + 4 * WORDS_SHOWN
+    cut = f"{text[begin:at]}{MARKS[0]}{sought}{MARKS[1]}{text[at + len(sought) : end]}"
+    return snippet(f"{'…' if begin else ''}{cut}{'…' if end < len(text) else ''}")

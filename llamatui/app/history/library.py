@@ -1,0 +1,202 @@
+"""What is in the history: listed, searched, named, and taken out again to be opened."""
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from llamatui.app.history.database import (
+    FAILURES,
+    database_path,
+    explained,
+    open_database,
+    open_for_reading,
+    same_file,
+    writing,
+)
+from llamatui.app.history.fulltext import (
+    MARKS,
+    WORDS_SHOWN,
+    Parts,
+    around,
+    match_of,
+    refresh,
+    remove,
+    snippet,
+    to_index,
+)
+from llamatui.app.history.rows import Kind, storable
+from llamatui.app.history.saved import COLUMNS, Entry, Saved, entry_from, read_saved
+from llamatui.errors import HistoryError, UsageError
+
+SHORT = 8
+"""Digits of a uid that are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    entry: Entry
+    snippet: Parts
+    """Of the text, where it was found."""
+
+
+class Library:
+    """For one thread at a time. Nothing is created by looking: where there is no history yet, it is empty.
+
+    Every method may raise HistoryError: the history cannot be read, or written where that is needed.
+    """
+
+    def __init__(
+        self, path: Path | None = None, told: Callable[[str], object] = lambda message: None
+    ) -> None:
+        """
+        Args:
+            path: Of the database; None: the user's.
+            told: Called with a sentence where a damaged one was set aside.
+        """
+        self.path = path or database_path()
+        self._told = told
+        self._connection: sqlite3.Connection | None = None
+        self._file: os.stat_result | None = None
+
+    def list(self, kind: Kind | None = None, limit: int = 100, offset: int = 0) -> "Sequence[Entry]":
+        """Pinned ones first, then by when they changed last."""
+        with self._open() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(
+                f"""SELECT {COLUMNS} FROM documents {"WHERE kind = :kind" if kind else ""}
+                ORDER BY pinned DESC, changed DESC LIMIT :limit OFFSET :offset""",
+                {"kind": kind, "limit": limit, "offset": offset},
+            )
+            return [entry_from(row) for row in rows]
+
+    def count(self, kind: Kind | None = None) -> int:
+        with self._open() as connection:
+            if connection is None:
+                return 0
+            where = "WHERE kind = ?" if kind else ""
+            found = connection.execute(f"SELECT count(*) FROM documents {where}", (kind,) if kind else ())
+            return int(found.fetchone()[0])
+
+    def search(self, text: str, kind: Kind | None = None, limit: int = 50) -> "Sequence[Hit]":
+        """Documents that have all words of `text`, or words that begin so, in what is shown.
+
+        What changed last comes first. A text of signs alone, without a word, is looked for as it stands.
+        """
+        with self._open() as connection:
+            if connection is None or not text.strip():
+                return []
+            with suppress(sqlite3.OperationalError):  # locked: the newest words are not found yet
+                refresh(connection)
+            match = match_of(text)
+            if match:
+                piece, where = f"snippet(texts, 1, :begin, :end, '…', {WORDS_SHOWN})", "texts MATCH :sought"
+            else:
+                piece, where = "texts.text", "(instr(texts.text, :sought) OR instr(texts.title, :sought))"
+            sought = match or to_index(text.strip())
+            names = ", ".join(f"d.{name}" for name in COLUMNS.split(", "))
+            rows = connection.execute(
+                f"""SELECT {names}, {piece} FROM texts CROSS JOIN documents AS d ON d.place = texts.rowid
+                WHERE {where} {"AND d.kind = :kind" if kind else ""}
+                ORDER BY texts.rowid DESC LIMIT :limit""",
+                {"kind": kind, "limit": limit, "sought": sought, "begin": MARKS[0], "end": MARKS[1]},
+            )
+            shown = snippet if match else partial(around, sought=text.strip())
+            return [Hit(entry_from(row[:-1]), shown(row[-1])) for row in rows]
+
+    def get(self, uid: str) -> Entry:
+        """The document whose uid begins so.
+
+        Raises:
+            UsageError: There is none, or there are several.
+        """
+        with self._open() as connection:
+            found: list[Entry] = []
+            if connection is not None and uid and storable(uid) == uid:
+                rows = connection.execute(
+                    f"SELECT {COLUMNS} FROM documents WHERE substr(uid, 1, ?) = ? LIMIT 2",
+                    (len(uid), uid.casefold()),
+                )
+                found = [entry_from(row) for row in rows]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UsageError(
+                f"several in the history begin with {uid}", "give more of its letters and digits"
+            )
+        raise UsageError(f"nothing in the history begins with {uid or 'nothing'}", "llamatui history list")
+
+    def load(self, uid: str) -> Saved:
+        """All of a document. `uid`: as for `get`."""
+        entry = self.get(uid)
+        with self._open() as connection:
+            assert connection is not None
+            return read_saved(connection, entry.uid)
+
+    def rename(self, uid: str, title: str) -> None:
+        """Gives it a title of the user's; "" lets it follow the text again."""
+        line = " ".join(title.split())
+        self._change(
+            "title = CASE WHEN ? = '' THEN title ELSE ? END, named = ?, indexed = -1",
+            *(line, line, bool(line)),
+            uid=uid,
+        )
+
+    def pin(self, uid: str, pinned: bool = True) -> None:
+        self._change("pinned = ?", pinned, uid=uid)
+
+    def remove(self, uid: str) -> None:
+        """Deletes it for good. Is it open here, the recorder has to `forget` it first."""
+        entry = self.get(uid)
+        with self._open() as connection:
+            assert connection is not None
+            with writing(connection):
+                for (document,) in connection.execute(
+                    "SELECT id FROM documents WHERE uid = ?", (entry.uid,)
+                ).fetchall():
+                    remove(connection, document)
+
+    def _change(self, assignments: str, *values: object, uid: str) -> None:
+        entry = self.get(uid)
+        with self._open() as connection:
+            assert connection is not None
+            with writing(connection):
+                connection.execute(
+                    f"UPDATE documents SET {assignments} WHERE uid = ?", (*map(storable, values), entry.uid)
+                )
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = self._file = None
+
+    @contextmanager
+    def _open(self) -> "Iterator[sqlite3.Connection | None]":
+        """The connection, to the file that is there now: another process may have set the old one aside."""
+        if self._file is not None and not same_file(self._file, self.path):
+            self.close()
+        if self._connection is None and self._exists():
+            self._connection = self._connect()
+            self._file = self.path.stat()
+        try:
+            yield self._connection
+        except FAILURES as error:
+            raise explained(error, self.path) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            return open_database(self.path, self._told)
+        except HistoryError:
+            if os.access(self.path.parent, os.W_OK):
+                raise
+            return open_for_reading(self.path)
+
+    def _exists(self) -> bool:
+        try:
+            return self.path.exists()
+        except OSError as error:
+            raise explained(error, self.path) from error

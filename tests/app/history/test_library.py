@@ -1,0 +1,299 @@
+"""Listing, finding, naming and deleting."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamatui.app.history import library as library_module
+from llamatui.app.history.database import open_database, writing
+from llamatui.app.history.fulltext import match_of, to_index
+from llamatui.app.history.library import Hit, Library
+from llamatui.errors import HistoryError, UsageError
+
+
+def add(
+    path: Path, uid: str, text: str, *, title: str = "a title", kind: str = "chat", at: float = 0
+) -> None:
+    """A document of one node, which nobody has indexed yet."""
+    connection = open_database(path)
+    with writing(connection):
+        number = connection.execute(
+            """INSERT INTO documents (uid, kind, title, created, changed, model, model_path, model_sha256,
+            tokenizer, settings, state, revision) VALUES (?, ?, ?, ?, ?, 'm', '', '', '', '{}', ?, 1)""",
+            (uid, kind, title, at, at, json.dumps({"end": 1})),
+        ).lastrowid
+        if kind == "chat":
+            connection.execute("INSERT INTO turns VALUES (?, 1, 0, 'user', ?, NULL, 0)", (number, text))
+        else:
+            connection.execute("INSERT INTO tokens VALUES (?, 1, 0, 5, ?, 'writer', 0, 1)", (number, text))
+    connection.close()
+
+
+@pytest.fixture
+def library(path: Path) -> Library:
+    return Library(path)
+
+
+def found(library: Library, text: str) -> list[str]:
+    return [hit.entry.uid for hit in library.search(text)]
+
+
+def marked(hit: Hit) -> list[str]:
+    return [part for part, is_found in hit.snippet if is_found]
+
+
+def test_where_there_is_no_history_looking_makes_none(library: Library) -> None:
+    assert library.list() == library.search("hen") == []
+    assert library.count() == 0
+    with pytest.raises(UsageError, match="nothing in the history begins with ab"):
+        library.load("ab")
+    assert not library.path.exists()
+
+
+def test_pinned_ones_come_first_then_the_newest(library: Library) -> None:
+    for i, uid in enumerate("abc"):
+        add(library.path, uid, "hen", at=i, kind="story" if uid == "b" else "chat")
+    assert [entry.uid for entry in library.list()] == ["c", "b", "a"]
+    library.pin("a")
+    assert [entry.uid for entry in library.list()] == ["a", "c", "b"]
+    assert [entry.uid for entry in library.list(limit=1, offset=1)] == ["c"]
+    assert [entry.uid for entry in library.list("story")] == ["b"]
+    assert (library.count(), library.count("chat")) == (3, 2)
+    library.pin("a", False)
+    assert not library.get("a").pinned
+
+
+def test_a_uid_may_be_abbreviated_as_long_as_it_is_clear(library: Library) -> None:
+    add(library.path, "abc1", "hen")
+    add(library.path, "abd2", "hen")
+    assert library.get("ABC").uid == "abc1"
+    for uid, problem in (
+        ("ab", "several"),
+        ("x", "begins with x"),
+        ("", "nothing"),
+        ("%", "%"),
+        ("\ud800", "nothing"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            library.get(uid)
+
+
+def test_all_words_must_be_there_or_words_that_begin_so(library: Library) -> None:
+    add(library.path, "a", "The dragons ate a red ball.")
+    add(library.path, "b", "A red hen.", title="Dragon and hen")
+    assert found(library, "dragon") == ["b", "a"]
+    assert found(library, "DRAGON ball") == ["a"]
+    assert found(library, "agon") == []
+    assert found(library, "dragons' red") == ["a"]
+    assert found(library, "  ") == []
+
+
+def test_accents_do_not_matter(library: Library) -> None:
+    add(library.path, "a", "Le café est fermé à Nîmes")
+    assert found(library, "cafe nimes") == found(library, "CAFÉ") == ["a"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "猫",
+        "黒い猫",
+        "い猫が",
+        "が日本",
+        "Tokyo",
+        "Tokyoで",
+        "고양이",
+        "양이",
+        "🦙",
+        "で🦙",
+        "🦙!",
+        "แมว",
+        "一",
+    ],
+)
+def test_any_part_of_a_text_without_spaces_is_found(text: str, library: Library) -> None:
+    add(library.path, "a", "黒い猫が日本のTokyoで🦙! 고양이는 แมวกิน 一")
+    add(library.path, "b", "白い犬")
+    assert found(library, text) == ["a"]
+    assert found(library, f"{text}犬") == []
+
+
+def test_what_was_found_is_marked_in_the_snippet(library: Library) -> None:
+    add(library.path, "a", "word " * 60 + "\n\nthe  red dragon\tsleeps " + "word " * 60)
+    add(library.path, "b", "長い" * 50 + "黒い猫がいる")
+    (hit,) = library.search("red drag")
+    assert marked(hit) == ["red", "dragon"]
+    text = "".join([part for part, _ in hit.snippet])
+    assert "the red dragon sleeps" in text
+    assert text.startswith("…")
+    assert len(text) < 150
+    (hit,) = library.search("黒い猫")
+    assert marked(hit) == ["黒い猫"]
+    assert "\u200b" not in "".join([part for part, _ in hit.snippet])
+
+
+def test_signs_alone_are_looked_for_as_they_stand(library: Library) -> None:
+    add(library.path, "a", "so what?! " * 30 + "%_ end")
+    add(library.path, "b", "so what? !", title="?!")
+    assert found(library, "?!") == ["b", "a"]
+    assert found(library, "%_") == ["a"]
+    assert found(library, "_%") == []
+    (hit,) = library.search("%_")
+    assert marked(hit) == ["%_"]
+
+
+@pytest.fixture(scope="module")
+def connection() -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.execute("CREATE VIRTUAL TABLE texts USING fts5 (text)")
+    yield connection
+    connection.close()
+
+
+SYNTAX = [
+    '"',
+    'he said "',
+    "hen*",
+    "*",
+    "AND",
+    "hen AND",
+    "NOT hen",
+    "-hen",
+    "title:hen",
+    "NEAR(hen",
+    "(",
+    "^hen",
+    "{",
+    "a\0b",
+]
+
+
+@pytest.mark.parametrize("text", SYNTAX)
+def test_nothing_is_syntax(text: str, library: Library) -> None:
+    add(library.path, "a", f"it says {text} here")
+    add(library.path, "b", "nothing")
+    assert found(library, text) == ["a"]
+
+
+@given(st.text())
+def test_any_text_can_be_looked_for(connection: sqlite3.Connection, text: str) -> None:
+    connection.execute("INSERT INTO texts VALUES (?)", (to_index(text),))
+    if match := match_of(text):
+        connection.execute("SELECT * FROM texts WHERE texts MATCH ?", (match,)).fetchall()
+
+
+def test_a_thousand_words_can_be_looked_for(library: Library) -> None:
+    add(library.path, "a", "hen " * 1000)
+    assert found(library, "hen " * 1000) == ["a"]
+    assert found(library, " ".join(f"w{i}" for i in range(1000))) == []
+
+
+def test_what_changed_last_is_found_first(library: Library) -> None:
+    for i, uid in enumerate("bca"):
+        add(library.path, uid, "hen", at=i)
+    assert found(library, "hen") == ["a", "c", "b"]
+    connection = open_database(library.path)
+    connection.execute("UPDATE documents SET revision = 2, changed = 9 WHERE uid = 'b'")
+    assert found(library, "hen") == ["b", "a", "c"]
+    assert len(library.search("hen", limit=2)) == 2
+    assert library.search("hen", "story") == []
+
+
+def test_a_search_while_somebody_writes_finds_what_is_indexed(library: Library) -> None:
+    add(library.path, "a", "hen")
+    assert found(library, "hen") == ["a"]
+    add(library.path, "b", "hen")
+    library.close()
+    other = open_database(library.path)
+    other.execute("BEGIN IMMEDIATE")
+    connection = open_database(library.path, patience=0.01)
+    library._connection, library._file = connection, library.path.stat()
+    assert found(library, "hen") == ["a"]
+    other.execute("COMMIT")
+    assert found(library, "hen") == ["b", "a"]
+
+
+def test_a_document_is_found_by_its_new_name(library: Library) -> None:
+    add(library.path, "a", "hen")
+    library.rename("a", "  Of mice\nand men ")
+    assert library.get("a").title == "Of mice and men"
+    assert found(library, "mice") == ["a"]
+    assert found(library, "title") == []
+
+
+def test_what_is_removed_is_gone_from_everywhere(library: Library) -> None:
+    for uid in "ab":
+        add(library.path, uid, "hen", kind="story")
+    assert len(found(library, "hen")) == 2
+    library.remove("a")
+    assert found(library, "hen") == ["b"]
+    connection = sqlite3.connect(library.path)
+    assert connection.execute("SELECT count(*) FROM tokens").fetchone() == (1,)
+    assert connection.execute("SELECT count(*) FROM texts").fetchone() == (1,)
+
+
+def test_where_nothing_can_be_written_it_can_be_read(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(library.path, "a", "hen")
+    assert found(library, "hen") == ["a"]
+    library.close()
+
+    def refuse(*args: object) -> None:
+        raise HistoryError("it is read-only")
+
+    monkeypatch.setattr(library_module, "open_database", refuse)
+    with pytest.raises(HistoryError, match="it is read-only"):
+        library.list()
+    monkeypatch.setattr(library_module.os, "access", lambda *args: False)
+    assert found(library, "hen") == ["a"]
+    for change in (lambda: library.rename("a", "b"), lambda: library.pin("a"), lambda: library.remove("a")):
+        with pytest.raises(HistoryError, match="cannot be written"):
+            change()
+
+
+def test_a_new_file_in_the_place_of_the_old_one_is_noticed(library: Library) -> None:
+    add(library.path, "a", "hen")
+    assert library.count() == 1
+    for file in library.path.parent.glob("history.db*"):
+        file.unlink()
+    assert library.count() == 0
+    add(library.path, "b", "hen")
+    assert found(library, "hen") == ["b"]
+
+
+def test_damage_is_told_where_it_is_met(library: Library) -> None:
+    add(library.path, "a", "hen", title="title " * 50)
+    connection = open_database(library.path)
+    with writing(connection):
+        for i in range(200):
+            connection.execute(
+                """INSERT INTO documents SELECT NULL, ?, kind, title, named, pinned, created, changed, model,
+                model_path, model_sha256, tokenizer, settings, state, words, revision, indexed, NULL
+                FROM documents WHERE uid = 'a'""",
+                (f"b{i}",),
+            )
+    root = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'documents'").fetchone()[0]
+    connection.close()
+    with library.path.open("r+b") as file:  # what its first page leads to is no page
+        file.seek((root - 1) * 4096 + 8)
+        file.write(b"\xff" * 4)
+    with pytest.raises(HistoryError, match="damaged") as caught:
+        library.list(limit=1000)
+    assert "set aside" in caught.value.hint
+
+
+def test_what_is_no_number_or_title_still_lists(library: Library) -> None:
+    add(library.path, "a", "hen")
+    connection = open_database(library.path)
+    connection.execute(
+        "UPDATE documents SET title = x'ff', changed = 'soon', created = -1e300, words = 1e300"
+    )
+    (entry,) = library.list()
+    assert (entry.title, entry.changed, entry.created, entry.words) == ("\ufffd", 0, 0, 0)
+    assert found(library, "hen") == ["a"]
