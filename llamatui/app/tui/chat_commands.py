@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from textual.widgets import Input
-
 from llamatui.app.tui import slash
 from llamatui.app.tui.sampling_panel import SETTINGS, SamplingPanel
 from llamatui.app.tui.themes import NAMES
@@ -73,8 +71,8 @@ class ChatCommands:
 
     # Execution.
 
-    async def execute(self, text: str) -> None:
-        """Does what `text` says. It stays in the composer if it cannot be done."""
+    async def execute(self, text: str) -> bool:
+        """Does what `text` says; False if it cannot be done."""
         room = self.room
         name, argument = slash.parse(text)
         command = slash.COMMANDS.get(name)
@@ -83,26 +81,25 @@ class ChatCommands:
                 f"There is no command /{name}. /help lists them; // at the beginning is just a slash.",
                 severity="warning", markup=False,
             )  # fmt: skip
-            return
+            return False
         if command.needed and not argument:
-            room.composer.put(f"/{name} ", command=True)
-            return
+            room.composer.give_back(f"/{name} ", command=True)
+            return True
         if name in WAITING and room.busy:
             room.notify("Esc stops the answer, then this can be done.")
-            return
+            return False
         if room.conversation is None and name not in ("help", "theme", "quit", "model", "set"):
             room.notify("The model is not open yet.")
-            return
+            return False
         if name in NEEDING_TURNS and not (room.conversation and room.conversation.turns):
             room.notify("There is no chat yet.")
-            return
+            return False
         try:
-            done = await getattr(self, f"do_{name}")(argument)
+            await getattr(self, f"do_{name}")(argument)
         except LlamatuiError as error:
             room.tell(error)
-            return
-        if done is not False:
-            room.composer.put("")
+            return False
+        return True
 
     async def do_help(self, _: str) -> None:
         self.room.action_toggle_help()
@@ -123,8 +120,7 @@ class ChatCommands:
         except ValueError:
             raise UsageError(f"{name}: expected a number, found {text!r}") from None
         replace(self._sampling, **{name: value})  # says what is out of range
-        panel = self.room.query_one(SamplingPanel)
-        panel.query_one(f"#{name}", Input).value = "" if name == "seed" and value == 0 else f"{value:.12g}"
+        self.room.query_one(SamplingPanel).put(name, value)
         self.room.notify(
             f"{name} is {value:g} from the next word on." if name != "seed" else "The seed is set."
         )
@@ -151,12 +147,10 @@ class ChatCommands:
     async def do_continue(self, _: str) -> None:
         await self.room.action_resume()
 
-    async def do_edit(self, _: str) -> bool:
+    async def do_edit(self, _: str) -> None:
         assert self.room.conversation is not None
-        self.room.composer.put("")
         asked = [turn for turn in self.room.conversation.tree.path if turn.message.role == "user"]
         self.room.edit(asked[-1])
-        return False
 
     async def do_undo(self, _: str) -> None:
         await self.room.action_undo()
@@ -171,26 +165,25 @@ class ChatCommands:
         else:
             self.room.action_copy()
 
-    async def do_save(self, argument: str) -> bool:
-        return self._write("save", argument)
+    async def do_save(self, argument: str) -> None:
+        self._write("save", argument)
 
-    async def do_export(self, argument: str) -> bool:
-        return self._write("export", argument)
+    async def do_export(self, argument: str) -> None:
+        self._write("export", argument)
 
-    def _write(self, command: str, argument: str) -> bool:
+    def _write(self, command: str, argument: str) -> None:
         from llamatui.app import chat_export
 
         conversation = self.room.conversation
         assert conversation is not None
         if not argument:
             end = ".json" if command == "save" else ".md"
-            self.room.composer.put(f"/{command} {self._file_name(end)}", command=True)
+            self.room.composer.give_back(f"/{command} {self._file_name(end)}", command=True)
             self.room.notify("Enter writes it, to this folder; or give it another name.")
-            return False
+            return
         write = chat_export.save if command == "save" else chat_export.export
         path = write(conversation, self._sampling, argument)
         self.room.notify(f"Written to {path}", markup=False)
-        return True
 
     async def do_clear(self, _: str) -> None:
         await self.room.action_new()

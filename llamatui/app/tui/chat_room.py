@@ -132,11 +132,11 @@ class ChatRoom(Room):
     async def ask(self, text: str) -> None:
         """Adds the user's turn and lets the model answer."""
         if self.conversation is None:
-            self._waiting = text
+            self._waiting = "\n".join(filter(None, (self._waiting, text)))
             self.announce("asked as soon as the model is open")
             return
         if self.busy:
-            self._draft(text)
+            self.composer.give_back(text)
             return
         self.conversation.ask(text)
         await self._answer()
@@ -185,16 +185,11 @@ class ChatRoom(Room):
             )
             self.transcript.keep(item, conversation.tree.path[-1])
         elif text := conversation.give_up():  # the question comes back, to be asked again or in other words
-            self._draft(text)
+            self.composer.give_back(text)
         for text, kind in notes_on(run, more=more):
             self.note(text, kind)
         await self.transcript.finish(item)
         await self.show()
-
-    def _draft(self, text: str) -> None:
-        """Puts `text` where it can be edited, in front of what stands there."""
-        composer = self.composer
-        composer.put(f"{text}\n{composer.text}" if composer.text else text)
 
     def note(self, text: str, kind: str = "note") -> None:
         assert self.conversation is not None
@@ -205,14 +200,15 @@ class ChatRoom(Room):
     async def on_composer_submitted(self, event: Composer.Submitted) -> None:
         composer = self.composer
         if event.command:
-            await self._commands.execute(event.text)
+            if not await self._commands.execute(event.text):
+                composer.give_back(event.text, command=True)
         elif self.busy:
             self.notify("Esc stops the answer, then it is your turn.")
+            composer.give_back(event.text)
         elif event.text.strip():
             if self._editing:
                 await self._edited(event.text)
             else:
-                composer.put("")
                 await self.ask(event.text)
 
     async def on_composer_left(self) -> None:
@@ -316,7 +312,10 @@ class ChatRoom(Room):
         assert self._editing is not None
         assert self.conversation is not None
         turn, _ = self._editing
+        since = self.composer.text
         self.stop_editing()
+        if since:
+            self.composer.insert(since)
         if turn not in self.conversation.tree.path:
             return
         if turn.message.content == text:

@@ -70,6 +70,8 @@ class Composer(Editor):
 
     @dataclass
     class Submitted(Message):
+        """It left the composer; who cannot use it gives it back."""
+
         text: str
         command: bool
         """Whether it is one, and no message."""
@@ -96,6 +98,11 @@ class Composer(Editor):
         self.move_cursor(self.document.end)
         self._offer()
 
+    def give_back(self, text: str, *, command: bool = False) -> None:
+        """Puts `text` in front of what was typed since."""
+        since = self.text
+        self.put(f"{text}\n{since}" if since else text, command=command and not since)
+
     def action_submit(self) -> None:
         self._offer()
         choice = self._menu.choice
@@ -103,11 +110,11 @@ class Composer(Editor):
             self.put(choice.text, command=True)
             if not choice.complete:
                 return
-        self._menu.offer([])
-        text = self.text
-        if self._slash_typed and not self.is_command:
+        text, command = self.text, self.is_command
+        if self._slash_typed and not command:
             text = message(text)
-        self.post_message(self.Submitted(text, self.is_command))
+        self.put("")  # at once: what is typed while the room is busy with it is no part of it
+        self.post_message(self.Submitted(text, command))
 
     def choose(self, choice: Suggestion) -> None:
         """Takes one from the menu."""

@@ -88,6 +88,15 @@ class WritingLine(Input):
     class Shortcut(Message):
         key: str
 
+    async def action_submit(self) -> None:
+        await super().action_submit()
+        self.clear()  # at once: what is typed while the room is busy with it is no part of it
+
+    def give_back(self, text: str) -> None:
+        """Puts `text` in front of what was typed since."""
+        self.value = " ".join(filter(None, (text, self.value)))
+        self.cursor_position = len(self.value)
+
     async def _on_key(self, event: events.Key) -> None:
         if event.key in self.shortcuts and not self.value:
             event.stop()

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from llamatui.app.engine import Generation, Session
     from llamatui.app.model import LoadedModel
 
-FRAMES_PER_SECOND = 20
+FRAMES_PER_SECOND = 30
+SCREEN_SHARE = 0.07  # of one core: where the model has them all, what the screen takes the model lacks
+SLOWEST_FRAME = 0.25  # seconds
 RATES_PER_SECOND = 4  # a number that changes faster cannot be read
 
 
@@ -77,6 +79,7 @@ class Room(Screen[None]):
         """What happens until there is a model."""
         self._turning = False  # between two states: turns and widgets are being added or recorded
         self._rate_shown = 0.0
+        self._drawn = (0.0, 0.0)  # the clock, and what the event loop had computed, at the last frame
         self._soon = ""  # what is on its way beside what the room does
         self._ticker: Timer | None = None
 
@@ -206,7 +209,7 @@ class Room(Screen[None]):
 
     async def _tick(self) -> None:
         run = self.run
-        if run is None:
+        if run is None or not (run.done or self._frame_is_due()):
             return
         text, done = run.drain()
         if text:
@@ -216,6 +219,15 @@ class Room(Screen[None]):
         elif (now := time.monotonic()) - self._rate_shown > 1 / RATES_PER_SECOND:
             self._rate_shown = now
             self._show_progress(run)
+
+    def _frame_is_due(self) -> bool:
+        """Whether what the last frame cost is little enough of the time since then."""
+        now, computed = time.monotonic(), time.thread_time()
+        drawn, before = self._drawn
+        if now - drawn < min((computed - before) / SCREEN_SHARE, SLOWEST_FRAME):
+            return False
+        self._drawn = now, computed
+        return True
 
     async def _finish(self, run: Run) -> None:
         self._turning = True

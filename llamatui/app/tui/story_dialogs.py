@@ -26,12 +26,12 @@ _DIALOG = """
 """
 
 
-class MemoryDialog(ModalScreen[bool]):
-    """Dismissed with whether something was saved."""
+class MemoryDialog(ModalScreen[tuple[str, str] | None]):
+    """Dismissed with what was typed and not saved, if there is anything."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "save", "save", id="memory.save"),
-        Binding("escape", "dismiss(False)", "leave as it is", id="memory.leave"),
+        Binding("escape", "leave", "leave as it is", id="memory.leave"),
     ]
     DEFAULT_CSS = f"""
     MemoryDialog {{
@@ -44,23 +44,30 @@ class MemoryDialog(ModalScreen[bool]):
     }}
     """
 
-    def __init__(self, memory: str, note: str, save: Callable[[str, str], None]) -> None:
-        """`save(memory, note)` raises a LlamatuiError that says why it will not do."""
+    def __init__(
+        self, saved: tuple[str, str], shown: tuple[str, str], save: Callable[[str, str], None]
+    ) -> None:
+        """
+        Args:
+            saved: Memory and note as they are.
+            shown: As they are, or as they were when the dialog was left.
+            save: Raises a LlamatuiError that says why it will not do.
+        """
         super().__init__()
-        self._memory, self._note, self._save = memory, note, save
+        self._saved, self._shown, self._save = saved, shown, save
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(can_focus=False):
             yield Label("Memory", classes="title")
             yield Label("Read first and never forgotten: who is who, where it happens.", classes="hint")
             yield Editor(
-                self._memory, id="memory", placeholder="Max is a little dog. He is afraid of the sea.",
+                self._shown[0], id="memory", placeholder="Max is a little dog. He is afraid of the sea.",
                 highlight_cursor_line=False,
             )  # fmt: skip
             yield Label("Author's note", classes="title")
             yield Label("Read a little before the end: the tone, or what should come next.", classes="hint")
             yield Editor(
-                self._note, id="note", placeholder="It becomes dark and a little scary.",
+                self._shown[1], id="note", placeholder="It becomes dark and a little scary.",
                 highlight_cursor_line=False,
             )  # fmt: skip
             yield Label("Not on the page. Tab: the other field. Ctrl+S saves, Esc leaves.", classes="hint")
@@ -70,14 +77,24 @@ class MemoryDialog(ModalScreen[bool]):
         for editor in self.query(Editor):
             editor.move_cursor(editor.document.end)
 
-    def action_save(self) -> None:
+        if self._shown != self._saved:
+            _explain(self, "This was typed before and not saved yet.")
+
+    @property
+    def _typed(self) -> tuple[str, str]:
         memory, note = (self.query_one(f"#{name}", Editor).text.strip() for name in ("memory", "note"))
+        return memory, note
+
+    def action_save(self) -> None:
         try:
-            self._save(memory, note)
+            self._save(*self._typed)
         except LlamatuiError as error:
             _explain(self, f"{error.message}: {error.hint}")
         else:
-            self.dismiss(True)
+            self.dismiss(None)
+
+    def action_leave(self) -> None:
+        self.dismiss(self._typed if self._typed != self._saved else None)
 
 
 class SaveDialog(ModalScreen[Path | None]):

@@ -29,7 +29,7 @@ from llamatui.errors import LlamatuiError
 if TYPE_CHECKING:
     from llamatui.app.engine import Session
     from llamatui.app.model import LoadedModel
-    from llamatui.app.story import Story
+    from llamatui.app.story import Story, Token
 
 NUMBERS = "1234567890"
 
@@ -78,6 +78,7 @@ written anew stays on a branch of its own.
 
     story: "Story | None" = None
     _waiting: str | None = None  # a beginning that was chosen while the model was loading
+    _unsaved_memory: tuple[str, str] | None = None  # memory and note, typed but not saved
 
     def __init__(self, options: Launch, runner: Runner) -> None:
         super().__init__(options, runner)
@@ -148,16 +149,21 @@ written anew stays on a branch of its own.
 
     def write(self, text: str) -> None:
         """Adds the writer's words to the page and lets the model go on."""
+        line = self.query_one(WritingLine)
         if self.story is None:
-            self._waiting = text
+            self._waiting = " ".join(filter(None, (self._waiting, text)))
+            line.placeholder = self._waiting
             self.announce("begins as soon as the model is open")
             return
         if self.busy:
+            self.notify("Esc stops the model, then it is your turn.")
+            line.give_back(text)
             return
         try:
             self.story.write(text)
         except LlamatuiError as error:
             self.notify(error.hint, title=error.message, severity="warning")
+            line.give_back(text)
             return
         self.story.tree.mark()
         self.show_story()
@@ -221,10 +227,6 @@ written anew stays on a branch of its own.
 
     @on(Input.Submitted, "WritingLine")
     def _submitted(self, event: Input.Submitted) -> None:
-        if self.busy:
-            self.notify("Esc stops the model, then it is your turn.")
-            return
-        event.input.clear()
         if event.value or not self._begun:
             self.write(event.value)
         else:
@@ -341,18 +343,22 @@ written anew stays on a branch of its own.
     def on_alternatives_taken(self, event: Alternatives.Taken) -> None:
         index = self.query_one(Page).cursor
         if index is not None:
-            self.telling.when_idle(lambda: self._take(index, event.id))
+            at = self.query_one(Page).tokens[index]
+            self.telling.when_idle(lambda: self._take(at, event.id))
 
-    def _take(self, index: int, token: int) -> None:
-        """Goes on from another token, or the same one, in the place of token `index`."""
+    def _take(self, at: "Token", token: int) -> None:
+        """Goes on from another token, or the same one, in the place of the token `at`."""
         story, page = self.story, self.query_one(Page)
         assert story is not None
+        if at not in story.path:  # it went when the model stopped
+            return
+        index = story.path.index(at)
         page.move_to(None)
         if token in story.model.stop_ids:
             story.cut(index)
             self._show_change("the end")
             return
-        record = story.path[index].record
+        record = at.record
         assert record is not None
         rank, chosen = next((i, other) for i, other in enumerate(record.top) if other.id == token)
         story.take(index, token, replace(record, id=token, logprob=chosen.logprob, rank=rank))
@@ -360,11 +366,14 @@ written anew stays on a branch of its own.
         self.telling.go_on()
 
     def on_page_rewind(self, event: Page.Rewind) -> None:
+        token = self.query_one(Page).tokens[event.index]
+
         def rewind() -> None:
             assert self.story is not None
-            self.story.cut(event.index)
-            self.query_one(Page).move_to(None)
-            self._show_change("taken back")
+            if token in self.story.path:  # else it went when the model stopped
+                self.story.cut(self.story.path.index(token))
+                self.query_one(Page).move_to(None)
+                self._show_change("taken back")
 
         self.telling.when_idle(rewind)
 
@@ -409,13 +418,17 @@ written anew stays on a branch of its own.
         if story is None or self.busy:
             return
 
-        def saved(changed: bool | None) -> None:
-            if changed:
-                self.query_one(Status).say("holds from the next words on")
-                self._show_context()
-                self._show_numbers()
+        def save(memory: str, note: str) -> None:
+            story.remember(memory, note)
+            self.query_one(Status).say("holds from the next words on")
+            self._show_context()
+            self._show_numbers()
 
-        self.app.push_screen(MemoryDialog(story.memory, story.note, story.remember), saved)
+        def left(typed: tuple[str, str] | None) -> None:
+            self._unsaved_memory = typed
+
+        saved = story.memory, story.note
+        self.app.push_screen(MemoryDialog(saved, self._unsaved_memory or saved, save), left)
 
     def action_save(self) -> None:
         from pathlib import Path

@@ -11,6 +11,7 @@ from llamatui.app.tui.bars import Status
 from llamatui.app.tui.chat_message import Answer, Note, Question
 from llamatui.app.tui.chat_welcome import Welcome
 from llamatui.app.tui.composer import Composer
+from llamatui.app.tui.errands import Loading
 from llamatui.app.tui.system_dialog import SystemDialog
 from llamatui.app.tui.transcript import Transcript
 
@@ -110,6 +111,40 @@ async def test_enter_does_not_overtake_the_letters_before_it(open_room, say, wai
             pilot.app.post_message(events.Key(key, character))
         await wait_until(lambda: len(room.conversation.turns) == 2)
         assert texts(room, Question) == ["hi"]
+
+
+async def test_what_is_typed_after_enter_is_another_message(open_room, say, wait_until):
+    gate = threading.Semaphore(0)
+    say("yes", gate=gate)
+    async with open_room("chat") as (room, pilot):
+        for key in ("a", "enter", "b", "enter"):
+            pilot.app.post_message(events.Key(key, None if key == "enter" else key))
+        await wait_until(lambda: room.busy and composer(room).text)
+        assert texts(room, Question) == ["a"]
+        assert composer(room).text == "b"
+        gate.release(9)
+
+
+async def test_messages_written_while_the_model_loads_are_one(make_app, say, wait_until, monkeypatch):
+    say("yes")
+    gate = threading.Event()
+    load = Loading.__call__
+    monkeypatch.setattr(Loading, "__call__", lambda self: gate.wait(10) and load(self))
+    app = make_app("chat")
+    async with app.run_test() as pilot:
+        await pilot.press("a", "enter", "b", "enter")
+        gate.set()
+        await wait_until(lambda: app.room.conversation and len(app.room.conversation.turns) == 2)
+        assert texts(app.room, Question) == ["a\nb"]
+
+
+async def test_a_command_that_cannot_be_done_stands_before_what_was_typed_since(open_room, wait_until):
+    async with open_room("chat") as (room, pilot):
+        for key in ("slash", "r", "e", "t", "r", "y", "enter", "x"):
+            character = {"slash": "/", "enter": None}.get(key, key)
+            pilot.app.post_message(events.Key(key, character))
+        await wait_until(lambda: composer(room).text == "/retry\nx")
+        assert not composer(room).is_command
 
 
 async def test_empty_message_is_not_sent(open_room, write):

@@ -132,6 +132,8 @@ async def test_commands(open_room, ask, say, tmp_path, monkeypatch, wait_until):
         await ask(room, pilot, "Why is the sky blue?")
         await do("/system be brief")
         assert room.conversation.system == "be brief"
+        await do("/set seed 1234567890123456789")
+        assert room.query_one(SamplingPanel).sampling.seed == 1234567890123456789
         await do("/set seed 7")
         await do("/set temperature 0")
         assert (room.query_one(SamplingPanel).sampling.seed, composer.text) == (7, "")

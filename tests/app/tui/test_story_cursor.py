@@ -11,6 +11,7 @@ from llamatui.app.tui.heat import Legend, heat, ramp
 from llamatui.app.tui.openings import OPENINGS, Openings
 from llamatui.app.tui.page import Page
 from llamatui.app.tui.runner import Scoring
+from tests.app.tui.conftest import PIECES
 
 
 @pytest.fixture
@@ -244,6 +245,37 @@ async def test_what_the_model_cannot_tell_is_said(story_of, wait_until, monkeypa
         await wait_until(lambda: any("ZeroDivision" in n.message for n in pilot.app._notifications))
         assert page.cursor is not None
         assert not popup.choices
+
+
+async def test_taking_back_inside_a_character_that_is_being_written(open_room, say, wait_until):
+    gate = threading.Semaphore(0)
+    async with open_room("story") as (room, pilot):
+        say("x🦙 and on", gate=gate)
+        await pilot.press("1")
+        gate.release(3)
+        await wait_until(lambda: room.run and len(room.run.pieces) >= 3)
+        room.query_one(Page).focus()
+        await pilot.press("backspace")
+        gate.release()
+        await wait_until(lambda: not room.busy)
+        assert room.story.text == OPENINGS[0] + "x"
+
+
+async def test_a_word_is_taken_from_a_passage_that_goes(open_room, say, wait_until):
+    gate = threading.Semaphore(0)
+    async with open_room("story") as (room, pilot):
+        say(" abcdef")
+        await pilot.press("1")
+        await wait_until(lambda: room.story.text.endswith("f") and not room.busy)
+        say(" abcdef", gate=gate)
+        await pilot.press("r", "h")
+        gate.release(5)
+        await wait_until(lambda: room.run and len(room.run.pieces) >= 4)
+        await pilot.press("left", "left")
+        room.query_one(Page).post_message(Alternatives.Taken(PIECES.index(b"z")))
+        await pilot.pause()
+        gate.release(50)
+        await wait_until(lambda: not room.busy)
 
 
 def test_heat_has_six_steps_and_names_the_unlikely():

@@ -221,6 +221,14 @@ async def test_memory_and_note_are_read_and_not_shown(open_room, tell, wait_unti
         await pilot.press("m", *"er", "escape")
         await wait_until(lambda: pilot.app.screen is room)
         assert room.story.memory == "Max is old"
+        await pilot.press("m")
+        await wait_until(lambda: isinstance(pilot.app.screen, MemoryDialog))
+        dialog = pilot.app.screen
+        assert dialog.query_one("#memory").text == "Max is older"
+        assert "not saved yet" in str(dialog.query_one(".error").content)
+        await pilot.press("ctrl+s")
+        await wait_until(lambda: pilot.app.screen is room)
+        assert room.story.memory == "Max is older"
 
 
 async def test_memory_that_is_too_long_is_explained(open_room, tell, wait_until):
