@@ -29,16 +29,23 @@ def edit_outside(app: App[Any], text: str) -> str:
             path.write_text(text, "utf-8", newline="\n")
             command = [*_words(editor), str(path)]
             with app.suspend():
-                code = subprocess.run(command, check=False).returncode
-            if code:
-                raise LlamatuiError(f"{command[0]} ended with exit code {code}", "the text is as it was")
+                failed = _failed(command)
+            if failed:
+                raise LlamatuiError(*failed)
             return path.read_text("utf-8", "replace").removesuffix("\n")
     except OSError as error:
-        raise LlamatuiError(
-            f"{editor}: {error.strerror or error}", "set EDITOR to a program that is there"
-        ) from error
+        raise LlamatuiError(f"no file for the editor: {error.strerror or error}") from error
     except SuspendNotSupported as error:
         raise LlamatuiError("this terminal cannot make room for an editor") from error
+
+
+def _failed(command: list[str]) -> tuple[str, str] | None:
+    """Runs it; says why it failed, and what to do. An exception would leave the app suspended for ever."""
+    try:
+        code = subprocess.run(command, check=False).returncode
+    except OSError as error:
+        return f"{command[0]}: {error.strerror or error}", "set EDITOR to a program that is there"
+    return (f"{command[0]} ended with exit code {code}", "the text is as it was") if code else None
 
 
 def _words(command: str) -> list[str]:

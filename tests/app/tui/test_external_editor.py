@@ -1,7 +1,8 @@
 """What another program makes of a text, and what it leaves behind."""
 
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,18 @@ import pytest
 from llamatui.app.tui.external_editor import edit_outside
 from llamatui.errors import LlamatuiError
 
-APP = SimpleNamespace(suspend=nullcontext)
+RESUMED = []
+
+
+@contextmanager
+def suspend() -> Iterator[None]:
+    """As Textual's: what is raised inside never lets the app go on."""
+    RESUMED.clear()
+    yield
+    RESUMED.append(True)
+
+
+APP = SimpleNamespace(suspend=suspend)
 
 
 def test_an_editor_may_leave_a_backup(tmp_path, monkeypatch):
@@ -35,5 +47,7 @@ def test_an_editor_may_leave_a_backup(tmp_path, monkeypatch):
 def test_an_editor_that_fails_is_told(monkeypatch, editor, error):
     monkeypatch.setenv("VISUAL", editor)
     monkeypatch.delenv("EDITOR", raising=False)
+    RESUMED.append(True)
     with pytest.raises(LlamatuiError, match=error):
         edit_outside(APP, "text")
+    assert RESUMED
