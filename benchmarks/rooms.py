@@ -10,7 +10,7 @@ median of each round's. The seed is kept, so all write the same words. Lag is wh
 app's event loop comes late by while the model writes; `screen` is the processor time of that loop for each
 token, which other programs disturb least.
 
-Beside it: the time until `llamatui story` shows its first line in a pseudo-terminal, and until a page-up in a
+Beside it: the time until `llamatui story` shows its blank page in a pseudo-terminal, and until a page-up in a
 chat of 500 messages is on the screen.
 """
 
@@ -66,7 +66,7 @@ def main() -> int:
         speed(args)
         print()
         paints = [first_paint(args) for _ in range(args.rounds + 1)][1:]
-        print(f"first line of the story room: {statistics.median(paints) * 1000:.0f} ms (pty)")
+        print(f"first paint of the story room: {statistics.median(paints) * 1000:.0f} ms (pty)")
         if chats(args):
             pages = child(args, "scroll", "pty")["pages"]
             print(f"page-up in a chat of {MESSAGES} messages: {spread(pages)} (pty)")
@@ -156,7 +156,10 @@ def model_options(args: argparse.Namespace) -> list[str]:
 def first_paint(args: argparse.Namespace) -> float:
     """Seconds from the start of a process until the room's name is on the screen."""
     command = [sys.executable, "-m", "llamatui", "story", *model_options(args)]
-    return in_terminal(command, b"story")[1]
+    code, seconds = in_terminal(command, b"A blank page")
+    if code:
+        raise SystemExit(f"the story room ended with {code}")
+    return seconds
 
 
 def in_terminal(command: Sequence[str], awaited: bytes = b"") -> tuple[int, float]:
@@ -170,6 +173,7 @@ def in_terminal(command: Sequence[str], awaited: bytes = b"") -> tuple[int, floa
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
     began, seen, printed = time.perf_counter(), 0.0, b""
+    quit_ = threading.Timer(1, os.write, (master, b"\x11"))  # Ctrl+Q, once it listens
     process = subprocess.Popen(
         command, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
     )
@@ -185,7 +189,8 @@ def in_terminal(command: Sequence[str], awaited: bytes = b"") -> tuple[int, floa
             printed += data
             if awaited in printed:
                 seen = time.perf_counter() - began
-                threading.Timer(1, os.write, (master, b"\x11")).start()  # Ctrl+Q, once it listens
+                quit_.start()
+    quit_.cancel()  # it may have ended by itself
     code = process.wait()
     os.close(master)
     return code, seen
