@@ -79,6 +79,39 @@ def test_a_change_ends_redo() -> None:
     assert not tree.can_redo
 
 
+def test_a_change_that_came_to_nothing_is_none() -> None:
+    tree = tree_of("one", "two")
+    tree.undo()
+    tree.mark()
+    tree.cut(1)
+    tree.revert()
+    assert shown(tree) == "one"
+    assert tree.redo()
+    assert shown(tree) == "two"
+    assert not tree.can_redo
+    assert tree.undo()
+    assert tree.undo()
+    assert shown(tree) == ""
+    assert not tree.can_undo
+
+
+def test_what_stands_beside_the_path_is_undone_too() -> None:
+    tree: Tree[Letter] = Tree(beside=("",))
+    for step in ("a", "memory", "b"):
+        tree.mark()
+        if step == "memory":
+            tree.beside = (step,)
+        else:
+            tree.add(Letter(step))
+    seen = [(shown(tree), *tree.beside)]
+    while tree.undo():
+        seen.append((shown(tree), *tree.beside))
+    assert seen == [("ab", "memory"), ("a", "memory"), ("a", ""), ("", "")]
+    while tree.redo():
+        assert (shown(tree), *tree.beside) in seen
+    assert (shown(tree), *tree.beside) == seen[0]
+
+
 def test_a_node_that_should_not_be_there_is_forgotten_by_undo_too() -> None:
     tree = tree_of("ab")
     tree.mark()

@@ -6,11 +6,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from llamatui.errors import UsageError  # noqa: E402
-from llamatui.train.dataset import open_dataset  # noqa: E402
-from llamatui.train.evaluate import evaluate  # noqa: E402
-from llamatui.train.run import train  # noqa: E402
-from tests.train.tiny_runs import SETTINGS, VOCAB, evaluations, write_data  # noqa: E402
+from llamatui.errors import UsageError
+from llamatui.train.dataset import open_dataset
+from llamatui.train.evaluate import evaluate
+from llamatui.train.run import train
+from tests.train.tiny_runs import SETTINGS, VOCAB, evaluations, write_data
 
 
 @pytest.fixture

@@ -11,7 +11,9 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
+from llamatui.app.story_export import export_story, suggested_name
 from llamatui.app.tui.composer import Editor
+from llamatui.app.tui.flow import printable
 from llamatui.errors import LlamatuiError
 
 _DIALOG = """
@@ -112,31 +114,30 @@ class SaveDialog(ModalScreen[Path | None]):
     }}
     """
 
-    def __init__(self, name: str, save: Callable[[str, bool], Path]) -> None:
-        """`save(name, overwrite)` raises FileExistsError, or a LlamatuiError that says what is wrong."""
+    def __init__(self, story: str) -> None:
         super().__init__()
-        self._suggested, self._save = name, save
+        self._story = story
         self._confirmed = ""  # the name of the file that may be overwritten
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(can_focus=False):
             yield Label("Save the story", classes="title")
-            yield Input(self._suggested, select_on_focus=False)
+            yield Input(suggested_name(self._story), select_on_focus=False)
             yield Label(
-                "Enter saves it: .txt as plain text, .md as Markdown. Esc leaves.\n"
-                f"Folder: {Path.cwd()}", classes="hint", markup=False,
+                f"Enter saves it: .txt as plain text, .md as Markdown. Esc leaves.{_folder()}",
+                classes="hint", markup=False,
             )  # fmt: skip
             yield Label("", classes="error", markup=False)
 
     def on_mount(self) -> None:
         line = self.query_one(Input)
-        line.selection = line.selection._replace(start=0, end=max(self._suggested.rfind("."), 0))
+        line.selection = line.selection._replace(start=0, end=max(line.value.rfind("."), 0))
 
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
         name = event.value.strip()
         try:
-            path = self._save(name, name == self._confirmed)
+            path = export_story(self._story, name, overwrite=name == self._confirmed)
         except FileExistsError:
             self._confirmed = name
             _explain(self, "There is such a file already. Enter once more overwrites it.")
@@ -149,6 +150,13 @@ class SaveDialog(ModalScreen[Path | None]):
     def _changed(self) -> None:
         self._confirmed = ""
         self.query_one(".error").display = False
+
+
+def _folder() -> str:
+    try:
+        return f"\nFolder: {printable(str(Path.cwd()))}"
+    except OSError:  # it was deleted
+        return ""
 
 
 def _explain(screen: ModalScreen[Any], text: str) -> None:

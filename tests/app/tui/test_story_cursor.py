@@ -238,6 +238,31 @@ async def test_filling_the_heat_map_can_be_called_off(story_of, wait_until, monk
         assert page.heat
 
 
+async def test_nothing_is_asked_about_what_the_context_does_not_hold(story_of, wait_until):
+    async with story_of() as (room, pilot, _, popup):
+        room.story.write("the llama " * 100)
+        room.show_story()
+        await pilot.press("h")
+        await wait_until(lambda: "ends where the context does" in room.query_one(Status).left.plain)
+        held = room.story.session.context - 1
+        assert [bool(token.record) for token in room.story.path] == [
+            i < held for i in range(len(room.story.path))
+        ]
+        await pilot.press("ctrl+end")
+        assert popup.note == "The context ends before it."
+        assert not pilot.app._notifications
+
+
+async def test_the_cursor_is_as_wide_as_what_it_stands_on(open_room, say, wait_until):
+    say("日")
+    async with open_room("story") as (room, pilot):
+        page = room.query_one(Page)
+        await pilot.press("1")
+        await wait_until(lambda: page.text.endswith("日") and not room.busy)
+        await pilot.press("ctrl+end")
+        assert page.cursor_region().width == 2
+
+
 async def test_what_the_model_cannot_tell_is_said(story_of, wait_until, monkeypatch):
     async with story_of() as (room, pilot, page, popup):
         monkeypatch.setattr(room.story.session, "score", lambda *args: 1 / 0)
