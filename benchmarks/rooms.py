@@ -6,7 +6,7 @@
 
 Each measurement is a process of its own, in a pseudo-terminal of 120x36 whose output is read and thrown
 away (`pty`) or with Textual's headless driver (`none`). Every round measures each once; the ratio is the
-median of each round's. The seed is kept, so all write the same words. Lag is what a timer of 10 ms in the
+median of each round's. The seed is kept, so all write the same words. Lag is what a timer of 20 ms in the
 app's event loop comes late by while the model writes; `screen` is the processor time of that loop for each
 token, which other programs disturb least.
 
@@ -43,7 +43,7 @@ OPENING = "Once upon a time, there was a little dragon who could not fly."
 QUESTION = "Tell me a long story about a little dragon who could not fly."
 MESSAGES = 500
 PAGES = 60
-TICK = 0.01  # seconds
+TICK = 0.02  # seconds
 
 ALONE = "generate"
 ROOMS = {"story": "story", "story, heat map": "story", "chat": "chat"}
