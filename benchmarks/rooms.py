@@ -6,11 +6,11 @@
 
 Each measurement is a process of its own, in a pseudo-terminal of 120x36 whose output is read and thrown
 away (`pty`) or with Textual's headless driver (`none`). Every round measures each once; the ratio is the
-median of each round's. The seed is kept, so all write the same words. Lag is what a timer of 10 ms in the
+median of each round's. The seed is kept, so all write the same words. Lag is what a timer of 20 ms in the
 app's event loop comes late by while the model writes; `screen` is the processor time of that loop for each
 token, which other programs disturb least.
 
-Beside it: the time until `llamatui story` shows its first line in a pseudo-terminal, and until a page-up in a
+Beside it: the time until `llamatui story` shows its blank page in a pseudo-terminal, and until a page-up in a
 chat of 500 messages is on the screen.
 """
 
@@ -43,7 +43,7 @@ OPENING = "Once upon a time, there was a little dragon who could not fly."
 QUESTION = "Tell me a long story about a little dragon who could not fly."
 MESSAGES = 500
 PAGES = 60
-TICK = 0.01  # seconds
+TICK = 0.02  # seconds
 
 ALONE = "generate"
 ROOMS = {"story": "story", "story, heat map": "story", "chat": "chat"}
@@ -66,7 +66,7 @@ def main() -> int:
         speed(args)
         print()
         paints = [first_paint(args) for _ in range(args.rounds + 1)][1:]
-        print(f"first line of the story room: {statistics.median(paints) * 1000:.0f} ms (pty)")
+        print(f"first paint of the story room: {statistics.median(paints) * 1000:.0f} ms (pty)")
         if chats(args):
             pages = child(args, "scroll", "pty")["pages"]
             print(f"page-up in a chat of {MESSAGES} messages: {spread(pages)} (pty)")
@@ -156,7 +156,10 @@ def model_options(args: argparse.Namespace) -> list[str]:
 def first_paint(args: argparse.Namespace) -> float:
     """Seconds from the start of a process until the room's name is on the screen."""
     command = [sys.executable, "-m", "llamatui", "story", *model_options(args)]
-    return in_terminal(command, b"story")[1]
+    code, seconds = in_terminal(command, b"A blank page")
+    if code:
+        raise SystemExit(f"the story room ended with {code}")
+    return seconds
 
 
 def in_terminal(command: Sequence[str], awaited: bytes = b"") -> tuple[int, float]:
@@ -170,6 +173,7 @@ def in_terminal(command: Sequence[str], awaited: bytes = b"") -> tuple[int, floa
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
     began, seen, printed = time.perf_counter(), 0.0, b""
+    quit_ = threading.Timer(1, os.write, (master, b"\x11"))  # Ctrl+Q, once it listens
     process = subprocess.Popen(
         command, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
     )
@@ -185,7 +189,8 @@ def in_terminal(command: Sequence[str], awaited: bytes = b"") -> tuple[int, floa
             printed += data
             if awaited in printed:
                 seen = time.perf_counter() - began
-                threading.Timer(1, os.write, (master, b"\x11")).start()  # Ctrl+Q, once it listens
+                quit_.start()
+    quit_.cancel()  # it may have ended by itself
     code = process.wait()
     os.close(master)
     return code, seen

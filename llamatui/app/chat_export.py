@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llamatui.errors import LlamatuiError, UsageError
+from llamatui.app.text_file import named_path, write_text
+from llamatui.errors import UsageError
 
 if TYPE_CHECKING:
     from llamatui.app.conversation import Turn
@@ -109,7 +110,7 @@ def save(conversation: Chat, sampling: "Sampling", name: str) -> Path:
         UsageError: The name does not end in .json, or is taken.
         LlamatuiError: It cannot be written.
     """
-    path = Path(name).expanduser()
+    path = named_path(name)
     if path.suffix != ".json":
         raise UsageError(f"expected a name that ends in .json, found {name}", "/export writes .md and .txt")
     text = json.dumps(document(conversation, sampling), ensure_ascii=False, indent=1)
@@ -123,7 +124,7 @@ def export(conversation: Chat, sampling: "Sampling", name: str) -> Path:
         UsageError: The name ends in neither .md nor .txt, or is taken.
         LlamatuiError: It cannot be written.
     """
-    path = Path(name).expanduser()
+    path = named_path(name)
     if path.suffix not in (".md", ".txt"):
         raise UsageError(f"expected a name that ends in .md or .txt, found {name}", "/save writes .json")
     return _write_new(path, markdown(conversation) if path.suffix == ".md" else plain(conversation))
@@ -131,16 +132,9 @@ def export(conversation: Chat, sampling: "Sampling", name: str) -> Path:
 
 def _write_new(path: Path, text: str) -> Path:
     try:
-        # Half a surrogate pair, which a model may say, is no UTF-8.
-        with path.open("x", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.write(text)
+        return write_text(path, text)
     except FileExistsError:
         raise UsageError(f"{path} is there already", "choose another name") from None
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise LlamatuiError(
-            f"{path} cannot be written: {getattr(error, 'strerror', None) or error}", "choose another place"
-        ) from error
-    return path.resolve()
 
 
 def free_name(conversation: Chat, end: str) -> str:

@@ -153,12 +153,7 @@ class Conversation:
                 while len(ids) > self.session.context // 2 and self.forgotten + 2 < len(self.tree.path):
                     self.forgotten += 2
                     ids = self._ids()
-        limits = replace(
-            limits,
-            stop_ids=self._stop_ids,
-            keep=max(1, self.format.system_length(self.model.tokenizer, self.messages)),
-        )
-        generation = self.session.start(ids, sampler, limits)
+        generation = self.session.start(ids, sampler, self._completed(limits))
         generation.dropped_tokens += told_before - len(ids)
         return generation
 
@@ -215,13 +210,17 @@ class Conversation:
             self.tree.mark()
             self.tree.cut(0)
 
-    def question(self) -> tuple[list[int], frozenset[int]] | None:
-        """(prompt, stop ids) of an answer to the last question, whether it has one already or not."""
+    def question(self, limits: Limits) -> tuple[list[int], Limits] | None:
+        """(prompt, limits) of an answer to the last question, whether it has one already or not.
+
+        `limits`: see `start`.
+        """
         asked = len(self.tree.path) - (self._last == "assistant")
         if asked == 0:
             return None
         told = self.turns[self.forgotten if self.forgotten < asked else 0 : asked]
-        return self.format.render(self.model.tokenizer, [*self._system_messages, *told]), self._stop_ids
+        ids = self.format.render(self.model.tokenizer, [*self._system_messages, *told])
+        return ids, self._completed(limits)
 
     def flip(self, index: int, step: int) -> bool:
         """Shows what was tried in the place of turn `index`, `step` further; False where there is nothing."""
@@ -259,9 +258,12 @@ class Conversation:
     def _add(self, message: Message, *, stopped: bool = False) -> None:
         self.tree.add(Turn(message, stopped=stopped))
 
-    @property
-    def _stop_ids(self) -> frozenset[int]:
-        return self.model.stop_ids | self.format.stop_ids(self.model.tokenizer)
+    def _completed(self, limits: Limits) -> Limits:
+        return replace(
+            limits,
+            stop_ids=self.model.stop_ids | self.format.stop_ids(self.model.tokenizer),
+            keep=max(1, self.format.system_length(self.model.tokenizer, self.messages)),
+        )
 
     @property
     def _last(self) -> str:

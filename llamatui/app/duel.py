@@ -131,7 +131,7 @@ class Duel:
         if side is not first and side.backend is first.backend and first.generation is not None:
             session = first.generation.session.fork()
         else:
-            session = Session(side.backend, self._context)
+            session = Session(side.backend, self._context, follows=False)
         sampler = Sampler(replace(side.sampling, seed=self.seed))
         side.generation = session.start(self.prompt, sampler, self.limits)
         if self._cancelled.is_set():  # before there was a generation to cancel

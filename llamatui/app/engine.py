@@ -8,7 +8,7 @@ so going on, retrying, editing and branching cost only what is new.
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -59,6 +59,8 @@ class Limits:
     """Tokens at the front that a shift never forgets: BOS, system prompt."""
     alternatives: int | None = None
     """Likeliest tokens to record with each one; None measures nothing, 0 only the chosen one."""
+    shorten: Callable[[Sequence[int]], list[int]] | None = None
+    """For a shift in mid-text, instead of `keep`: what to read on from, given all new tokens. It must fit."""
 
 
 @dataclass
@@ -104,9 +106,14 @@ class Session:
     Not for use from two threads at once; `Generation.cancel` may be called from anywhere.
     """
 
-    def __init__(self, backend: Backend, context: int | None = None) -> None:
-        """`context`: most positions to hold; None, or more than the model has, means the model's."""
+    def __init__(self, backend: Backend, context: int | None = None, *, follows: bool = True) -> None:
+        """
+        Args:
+            context: Most positions to hold; None, or more than the model has, means the model's.
+            follows: Whether the backend's `replacement` takes over here when it is ready.
+        """
         self.backend = backend
+        self._follows = follows
         limit = backend.config.max_seq_len
         self.cache = KVCache(backend.config, min(context or limit, limit))
         self.tokens: list[int] = []
@@ -115,6 +122,11 @@ class Session:
     def context(self) -> int:
         return self.cache.max_seq_len
 
+    @property
+    def latest(self) -> Backend:
+        """The backend that the next step runs on."""
+        return self.backend.latest if self._follows else self.backend
+
     def rewind(self, n: int) -> None:
         """Keeps the first `n` tokens."""
         self.tokens = self.tokens[:n]
@@ -122,10 +134,10 @@ class Session:
 
     def fork(self) -> "Session":
         """A session of its own that goes on from here."""
-        other = Session(self.backend, self.context)
+        other = Session(self.backend, self.context, follows=self._follows)
         other.tokens = list(self.tokens)
         other.cache = self.cache.copy()
-        other.swap(self.backend.latest)
+        other.swap(self.latest)
         return other
 
     def swap(self, backend: Backend) -> bool:
@@ -151,7 +163,7 @@ class Session:
             first: At least 1: nothing stands before token 0.
             alternatives: Likeliest tokens to record with each one.
         """
-        backend = self.backend.latest
+        backend = self.latest
         if backend.quantizes_activations == self.backend.quantizes_activations:
             at = min(self.shared(prompt), first - 1)
         else:
@@ -329,7 +341,7 @@ class Generation:
         return logits
 
     def _take_replacement(self) -> None:
-        old, new = self.session.backend, self.session.backend.latest
+        old, new = self.session.backend, self.session.latest
         if new is not old:
             held = self.session.cache.length
             reread = self.session.swap(new)
@@ -339,11 +351,14 @@ class Generation:
                 self.cached_tokens = 0
 
     def _shortened(self, tokens: list[int], length: int) -> list[int]:
-        """`tokens` cut to `length`: the first `keep` stay, then the newest."""
-        keep = min(self.limits.keep, length // 2)  # a long system prompt must leave room for the question
-        tail = length - keep
-        self.dropped_tokens += len(tokens) - length
-        return tokens[:keep] + tokens[-tail:]
+        """`tokens` cut to `length`, the first `keep` and the newest; or what `shorten` makes of them."""
+        if self.limits.shorten is not None and self.new_tokens:
+            shorter = self.limits.shorten(self.new_tokens)
+        else:
+            keep = min(self.limits.keep, length // 2)  # a long system prompt must leave room for the question
+            shorter = tokens[:keep] + tokens[keep - length :]
+        self.dropped_tokens += len(tokens) - len(shorter)
+        return shorter
 
     def _overflow(self, needed: int) -> ContextOverflowError:
         return ContextOverflowError(

@@ -226,9 +226,16 @@ def open_checkpoint(
 
 def tokenizer_of(checkpoint: Checkpoint) -> Path | None:
     """The tokenizer file that belongs to a model, wherever it is; None where there is none."""
-    return find_tokenizer(
-        checkpoint.path, checkpoint.config.vocab_size, Path.cwd(), own=store.tokenizers_folder()
-    )
+    vocab_size = checkpoint.config.vocab_size
+    return find_tokenizer(checkpoint.path, vocab_size, *current_folder(), own=store.tokenizers_folder())
+
+
+def current_folder() -> list[Path]:
+    """Nothing where it has been deleted."""
+    try:
+        return [Path.cwd()]
+    except OSError:
+        return []
 
 
 def needed_tokenizer(checkpoint: Checkpoint) -> Path:

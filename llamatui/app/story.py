@@ -10,8 +10,8 @@ was written is never deleted.
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llamatui.app.engine import Generation, Limits, OverflowPolicy, Session, TokenRecord
@@ -27,6 +27,7 @@ _SIGN = "\u3040-\u30ff\u3400-\u9fff"  # kana and Han
 _WORD = re.compile(f"[{_SIGN}]|[^\\s{_SIGN}]*\\w[^\\s{_SIGN}]*")
 
 NOTE_DEPTH = 64  # tokens of the story that stay behind the author's note: near enough to be obeyed
+_BREAKS = (b".", b"!", b"?", b'"', b"\n")  # where it may stand
 
 ENDS = (".", "!", "?", "…", "。", "！", "？")
 ABBREVIATIONS = ("Mr.", "Mrs.", "Ms.", "Dr.", "St.")
@@ -79,8 +80,6 @@ class Story:
     Attributes:
         tree: All branches; `tree.path` is the story as it is shown.
         context: Most positions to hold; None: what the model has.
-        memory: Read before everything, and never forgotten; not shown.
-        note: The author's note, read a little before the end; not shown.
         forgotten: Tokens at the front of the path that the generation left out when it began; memory stays.
     """
 
@@ -89,9 +88,7 @@ class Story:
         self.context = context
         self.session = Session(model.backend, context)
         self.overflow = overflow
-        self.tree: Tree[Token] = Tree()
-        self.memory = ""
-        self.note = ""
+        self.tree: Tree[Token] = Tree(beside=("", ""))
         self.forgotten = 0
         self._begins = False  # whether the next token is the first of a generation
 
@@ -103,6 +100,16 @@ class Story:
     def text(self) -> str:
         return "".join([token.text for token in self.path])
 
+    @property
+    def memory(self) -> str:
+        """Read before everything, and never forgotten; not shown."""
+        return self.tree.beside[0]
+
+    @property
+    def note(self) -> str:
+        """The author's note, read a little before the end; not shown."""
+        return self.tree.beside[1]
+
     def remember(self, memory: str, note: str) -> None:
         """Sets memory and the author's note.
 
@@ -110,12 +117,12 @@ class Story:
             UsageError: One takes more than a quarter of the context: the story needs room, and a shift keeps
                 no longer front than that.
         """
-        old = self.memory, self.note
-        self.memory, self.note = memory, note
+        self.tree.mark()
+        self.tree.beside = memory, note
         most = self.session.context // 4
         for name, ids in (("memory", self._front()), ("note", self._note_ids())):
             if len(ids) > most:
-                self.memory, self.note = old
+                self.tree.revert()
                 raise UsageError(
                     f"the {name} has {len(ids)} tokens; at most {most} leave room for the story", "shorten it"
                 )
@@ -155,11 +162,7 @@ class Story:
         path = self.path if length is None else self.path[:length]
         front, note = self._front(), self._note_ids()
         forgotten = self._window(len(path), self.session.context - len(front) - len(note))
-        told = path[forgotten:]
-        ids = [token.id for token in told]
-        if note:
-            at = note_position(told)
-            ids[at:at] = note
+        ids = with_note([token.id for token in path[forgotten:]], note, self.model.tokenizer)
         return Prompt(front + ids, max(len(front), 1), forgotten)
 
     def _window(self, length: int, room: int) -> int:
@@ -201,8 +204,21 @@ class Story:
         prompt = self.prompt()
         self.forgotten = prompt.forgotten
         self.begin()
-        limits = Limits(max_new, self.model.stop_ids, self.overflow, prompt.keep, alternatives)
-        return self.session.start(prompt.ids, sampler, limits)
+        return self.session.start(prompt.ids, sampler, self.limits(prompt, alternatives, max_new))
+
+    def limits(self, prompt: Prompt, alternatives: int | None = None, max_new: int | None = None) -> Limits:
+        """Of a generation from `prompt`."""
+        shorten = self._shortener(prompt.forgotten)
+        return Limits(max_new, self.model.stop_ids, self.overflow, prompt.keep, alternatives, shorten)
+
+    def _shortener(self, forgotten: int) -> Callable[[Sequence[int]], list[int]] | None:
+        """For `Limits.shorten`: the note moves along with the story. None where there is none."""
+        front, note, tokenizer = self._front(), self._note_ids(), self.model.tokenizer
+        room = self.session.context - len(front) - len(note)
+        if not note or room < self.session.context // 2:  # too long: they were meant for another model
+            return None
+        told = [token.id for token in self.path[forgotten:]]
+        return lambda new: front + with_note([*told, *new][-(room // 2) :], note, tokenizer)
 
     def begin(self) -> None:
         """What `grow` adds from here on is a passage of its own."""
@@ -241,13 +257,13 @@ class Story:
         return [*ids, self.path[index].id], len(ids)
 
     def unscored(self) -> tuple[list[int], int, list[Token]]:
-        """(ids, first, tokens) for `Session.score`: all told tokens from the first without a record on.
+        """(ids, first, tokens) for `Session.score`: from the first without a record on, as far as they fit.
 
         The author's note is left out, which moves along as the story grows.
         """
         front = self._front()
         forgotten = self._window(len(self.path), self.session.context - len(front))
-        told = self.path[forgotten:]
+        told = self.path[forgotten : forgotten + self.session.context - len(front)]
         at = next((i for i, token in enumerate(told) if token.record is None), len(told))
         at = max(at, 1 - len(front))  # nothing stands before the very first token
         return front + [token.id for token in told], len(front) + at, told[at:]
@@ -284,7 +300,10 @@ class Story:
             self.tree.cut(self.passage())
 
     def same_again(self) -> bool:
-        """Whether the last passage has been there before; then it goes, and the older one is shown."""
+        """Whether the last passage has been there before, and no longer.
+
+        If it has, the older one takes its place, as far as this one goes.
+        """
         at = self.passage()
         if not self.path or self.path[-1].children:
             return False
@@ -297,13 +316,15 @@ class Story:
             if ids == new:
                 for _ in new:
                     self.tree.remove_end()
-                self.tree.follow(node)
-                return True
+                self.tree.go(node)
+                sibling.begins = True
+                return all(child.begins for child in node.children)
         return False
 
-    def take(self, index: int, token: int, record: TokenRecord | None) -> Token:
+    def take(self, index: int, token: int) -> Token:
         """Puts another token in the place of token `index`, and ends the story there, to go on from it."""
         self.tree.mark()
+        record = instead(self.path[index].record, token)
         for sibling in self.tree.siblings(self.path[index]):
             if sibling.id == token and sibling.author == "model":
                 self.tree.cut(index)
@@ -336,19 +357,29 @@ class Story:
         while kept and self.path[kept - 1].pending:  # not inside a character
             kept -= 1
             at -= len(self.path[kept].text)
+        if not at:
+            kept = 0  # a lone space in front of the first word, which nobody could see
         # Behind the change, from the first token that begins there: its words keep their author.
         old, behind, index = self.path[kept:], at, 0
-        while index < len(old) and behind < end:
+        while index < len(old) and (behind < end or (index and old[index - 1].pending)):
             behind += len(old[index].text)
             index += 1
+        changed = whole[at:start] + text + whole[end:behind]
+        was_first, is_first = kept + index == 0, not (kept or changed)
+        if was_first != is_first and self.model.tokenizer.strips_space_after(self._bos):
+            # The space of the first word is not shown: here and there it is another token.
+            word = ""
+            while index < len(old) and (not word or old[index - 1].pending):
+                word += old[index].text
+                index += 1
+            changed += word
         rest = old[index:]
         self.tree.cut(kept)
-        if changed := whole[at:start] + text + whole[end:behind]:
+        if changed:
             self._add(changed, "writer")
         for token in rest:
-            self.tree.add(
-                Token(token.id, token.text, token.author, pending=token.pending, begins=token is rest[0])
-            )
+            begins = token.begins or token is rest[0]
+            self.tree.add(Token(token.id, token.text, token.author, pending=token.pending, begins=begins))
 
     def versions(self, index: int | None = None) -> tuple[int, int] | None:
         """(which, of how many) branches is shown at the last place that has several, at or before `index`."""
@@ -371,31 +402,48 @@ class Story:
     def told_to(self, model: LoadedModel) -> "Story":
         """The same story, all branches, for another model: its tokens may be others."""
         story = Story(model, self.context, self.overflow)
-        story.memory, story.note = self.memory, self.note
         twins: dict[Node, Node] = {self.tree.root: story.tree.root}
+        ends = {place.end for place in [*self.tree.places, self.tree.here]}
+        shown_last: list[Token] = []
         for token in self.tree.walk():
             if token in twins:
                 continue
-            run = [token]  # until it branches, ends, or another author goes on
-            while (
-                len(run[-1].children) == 1 and not run[-1].children[0].begins and run[-1] is not self.tree.end
-            ):
+            run = [token]  # until it branches, somebody goes on, or a change led there
+            while len(run[-1].children) == 1 and not run[-1].children[0].begins and run[-1] not in ends:
                 run.append(run[-1].children[0])
-            assert token.parent is not None
-            story.tree.go(twins[token.parent])
-            story._add("".join([part.text for part in run]), token.author)
+            before = token.parent
+            assert before is not None
+            story.tree.go(twins[before])
+            if text := "".join([part.text for part in run]):
+                first, *_ = story._add(text, token.author)
+                first.begins = token.begins
+                if before.children[before.chosen] is token:
+                    shown_last.append(first)
             twins.update(dict.fromkeys(run, story.tree.end))
-        story.tree.go(twins[self.tree.end])
+        for first in shown_last:
+            assert first.parent is not None
+            first.parent.chosen = first.parent.children.index(first)
+        story.tree.take_over(self.tree, twins)
         return story
 
 
-def note_position(path: Sequence[Token]) -> int:
-    """Where the author's note goes: before a sentence, NOTE_DEPTH tokens before the end or a bit earlier."""
-    last = len(path) - NOTE_DEPTH
-    for i in range(last, max(last - NOTE_DEPTH, 0), -1):
-        if path[i - 1].text.rstrip().endswith((".", "!", "?", '"', "\n")) and not path[i - 1].pending:
-            return i
-    return max(last, 0)
+def instead(record: TokenRecord | None, token: int) -> TokenRecord | None:
+    """What `record` says of another token in the place of its own; None where that is not known."""
+    if record is not None:
+        for rank, other in enumerate(record.top):
+            if other.id == token:
+                return replace(record, id=token, logprob=other.logprob, rank=rank)
+    return None
+
+
+def with_note(ids: list[int], note: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+    """`ids` with the author's note: before a sentence, NOTE_DEPTH tokens before the end or a bit earlier."""
+    last = at = max(len(ids) - NOTE_DEPTH, 0)
+    while at > max(last - NOTE_DEPTH, 0):
+        if tokenizer.decode_bytes(ids[at - 1]).rstrip(b" ").endswith(_BREAKS):
+            return [*ids[:at], *note, *ids[at:]]
+        at -= 1
+    return [*ids[:last], *note, *ids[last:]]
 
 
 def count_words(text: str) -> int:

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from llamatui.errors import LlamatuiError, UsageError
+from llamatui.app.text_file import named_path, write_text
+from llamatui.errors import UsageError
 
 SUFFIXES = (".txt", ".md")
 NAME_WORDS = 6
@@ -27,24 +28,11 @@ def export_story(text: str, name: str, *, overwrite: bool = False) -> Path:
         FileExistsError: There is such a file, and it may not be overwritten.
         LlamatuiError: It cannot be written.
     """
-    path = Path(name).expanduser()
+    path = named_path(name)
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path.name or name!r} is neither a .txt nor a .md file", "add .txt or .md")
     shown = markdown(text) if path.suffix.lower() == ".md" else text
-    try:
-        with path.open("w" if overwrite else "x", encoding="utf-8", newline="\n") as file:
-            file.write(shown.rstrip("\n") + "\n")
-    except FileExistsError:
-        raise
-    except FileNotFoundError:
-        raise LlamatuiError(f"there is no folder {path.parent}", "name one that is there") from None
-    except IsADirectoryError:
-        raise LlamatuiError(f"{path} is a folder", "choose another name") from None
-    except PermissionError:
-        raise LlamatuiError(f"no permission to write {path}", "choose another folder") from None
-    except OSError as error:
-        raise LlamatuiError(f"{path}: {error.strerror or error}", "choose another name") from None
-    return path.absolute()
+    return write_text(path, shown.rstrip("\n") + "\n", overwrite=overwrite)
 
 
 def markdown(text: str) -> str:

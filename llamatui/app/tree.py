@@ -4,8 +4,8 @@ A tree of nodes, and the path through it that is shown. Taking words back, tryin
 delete a node: they move the end of the path. So undo and redo are a list of places where the end was.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 
 class Node:
@@ -28,36 +28,50 @@ class Node:
 N = TypeVar("N", bound=Node)
 
 
+class Place(NamedTuple):
+    """Where undo and redo lead to."""
+
+    end: Node
+    beside: tuple[str, ...]
+
+
 class Tree(Generic[N]):
     """Attributes:
     root: Before everything; not a part of any path.
     path: The nodes that are shown, from the first to the end.
+    beside: Texts that belong to no branch, which undo and redo bring back too.
+    places: Before each change, and behind the last that was undone, oldest first.
+    at: Which of them is shown, unless something changed since.
     edits: Goes up with every change but `add`: while it stands still, all that is new is the path's end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, beside: tuple[str, ...] = ()) -> None:
         self.root = Node()
         self.path: list[N] = []
+        self.beside = beside
+        self.places = [self.here]
+        self.at = 0
         self.edits = 0
-        self._past: list[Node] = []  # where the path ended before each change
-        self._future: list[Node] = []
 
     @property
     def end(self) -> Node:
         """Last node of the path, or the root."""
         return self.path[-1] if self.path else self.root
 
+    @property
+    def here(self) -> Place:
+        return Place(self.end, self.beside)
+
     def mark(self) -> None:
-        """What follows is one change, which `undo` takes back."""
+        """What follows is one change, which `undo` takes back. If nothing follows, nothing is changed."""
         self.edits += 1
-        if not self._past or self._past[-1] is not self.end:
-            self._past.append(self.end)
-        self._future.clear()
+        if self.here != self.places[self.at]:
+            self.places[self.at + 1 :] = [self.here]
+            self.at += 1
 
     def revert(self) -> None:
-        """Ends the path where it ended at the last `mark`, as if nothing had been begun there."""
-        if self._past:
-            self.go(self._past.pop())
+        """All is as it was at the last `mark`, as if nothing had been begun there."""
+        self._show(self.places[self.at])
 
     def add(self, node: N) -> None:
         """Puts `node` behind the end of the path, beside what stood there before."""
@@ -76,14 +90,14 @@ class Tree(Generic[N]):
         node = self.path[-1]
         if node.children:
             raise ValueError("something stands behind this node")
-        self.edits += 1
         parent = node.parent
         assert parent is not None
+        self.edits += 1
         parent.children.remove(node)
         parent.chosen = max(len(parent.children) - 1, 0)
         self.path.pop()
-        self._past = [place for place in self._past if place is not node]
-        self._future = [place for place in self._future if place is not node]
+        self.at -= sum(place.end is node for place in self.places[: self.at + 1])
+        self.places = [place for place in self.places if place.end is not node]
 
     def cut(self, length: int) -> None:
         """Ends the path after its first `length` nodes."""
@@ -122,38 +136,48 @@ class Tree(Generic[N]):
 
     @property
     def can_undo(self) -> bool:
-        return any(place is not self.end for place in self._past)
+        return any(place != self.here for place in self.places[: self.at + 1])
 
     @property
     def can_redo(self) -> bool:
-        return bool(self._future)
+        here = self.here
+        return here == self.places[self.at] and any(place != here for place in self.places[self.at + 1 :])
 
     def undo(self) -> bool:
-        """Ends the path where it ended before the last change; False if there was none."""
-        return self._step(self._past, self._future)
+        """Shows what was shown before the last change; False if there was none."""
+        if not self.can_undo:
+            return False
+        self.mark()
+        return self._step(-1)
 
     def redo(self) -> bool:
         """Takes the last `undo` back; False if there was none, or something changed since."""
-        return self._step(self._future, self._past)
+        return self.can_redo and self._step(1)
 
-    def _step(self, places: list[Node], others: list[Node]) -> bool:
-        here = self.end
-        while places:
-            place = places.pop()
-            if place is not here:
-                others.append(here)
-                self.go(place)
-                return True
-        return False
+    def _step(self, step: int) -> bool:
+        here = self.here
+        while self.places[self.at] == here:  # what was between may be gone
+            self.at += step
+        self._show(self.places[self.at])
+        return True
 
-    def places(self) -> tuple[list[Node], list[Node]]:
-        """Where the path ended before each change: what `undo` goes back to, and what `redo` does."""
-        return list(self._past), list(self._future)
+    def _show(self, place: Place) -> None:
+        self.go(place.end)
+        self.beside = place.beside
 
-    def restore(self, end: Node, past: Iterable[Node], future: Iterable[Node]) -> None:
-        """Shows the path to `end`, with `places` as they were."""
-        self.go(end)
-        self._past, self._future = list(past), list(future)
+    def take_over(self, other: "Tree[N]", twins: Mapping[Node, Node]) -> None:
+        """Shows what `other` does, and undoes and redoes what it can.
+
+        Args:
+            twins: The node of this tree for each of `other`.
+        """
+        places = [Place(twins[place.end], place.beside) for place in other.places]
+        self.restore(Place(twins[other.end], other.beside), places, other.at)
+
+    def restore(self, here: Place, places: Sequence[Place], at: int) -> None:
+        """Shows `here`, with `places` for undo and redo."""
+        self.places, self.at = list(places), at
+        self._show(here)
 
     def walk(self) -> Iterator[N]:
         """Every node, each before those behind it, older branches first."""

@@ -80,9 +80,14 @@ def test_nothing_is_overwritten_and_errors_are_clear(chat, tmp_path):
     ):
         with pytest.raises(UsageError, match="ends in"):
             write(chat, Sampling(), name)
-    for name in ("no/such/folder/a.txt", "a\0.txt"):
-        with pytest.raises(LlamatuiError, match="cannot be written"):
+    for name, reason in (("no/such/folder/a.txt", "there is no folder"), ("a\0.txt", "cannot be written")):
+        with pytest.raises(LlamatuiError, match=reason):
             chat_export.export(chat, Sampling(), str(tmp_path / name))
+
+
+def test_a_tilde_of_nobody_is_a_part_of_the_name(chat, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert chat_export.export(chat, Sampling(), "~notes.txt") == tmp_path / "~notes.txt"
 
 
 def test_names_that_are_free(chat, tmp_path, monkeypatch):

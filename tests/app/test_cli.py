@@ -398,6 +398,7 @@ def test_chat_without_a_terminal_answers_line_by_line(tiny_model: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert result.stdout.count(b"\n") >= 2
     assert result.stdout == run("chat", tiny_model, "-s", 3, stdin=b"hi\nwho?").stdout
+    assert result.stdout == run("chat", tiny_model, "-s", 3, "-i", "hi", stdin=b"who?").stdout
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX devices")

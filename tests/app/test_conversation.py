@@ -198,7 +198,7 @@ def test_a_new_chat_is_another_branch(chat: Conversation) -> None:
     chat.ask("hi")
     answer(chat)
     chat.clear()
-    assert chat.question() is None
+    assert chat.question(Limits()) is None
     chat.ask("ho")
     answer(chat)
     assert chat.tree.undo()
@@ -208,13 +208,14 @@ def test_a_new_chat_is_another_branch(chat: Conversation) -> None:
 
 def test_the_last_question_as_a_prompt(chat: Conversation) -> None:
     chat.ask("hi")
-    before = chat.question()
+    before = chat.question(Limits(overflow="shift"))
     answer(chat)
-    assert chat.question() == before
+    assert chat.question(Limits(overflow="shift")) == before
     assert before is not None
-    prompt, stops = before
+    prompt, limits = before
     assert chat.model.tokenizer.decode(prompt).endswith("user\nhi\nassistant\n")
-    assert stops == frozenset({129})
+    assert limits.stop_ids == frozenset({129})
+    assert limits.overflow == "shift"
 
 
 def test_another_model_gets_the_words_not_the_ids(chat: Conversation) -> None:

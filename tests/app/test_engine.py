@@ -153,6 +153,22 @@ def test_shifting_keeps_the_front_and_the_newest(backend: Counting) -> None:
     assert run(session, here, max_new_tokens=1)[0] == expected
 
 
+def test_who_started_it_may_say_what_a_shift_keeps(backend: Counting) -> None:
+    session = Session(backend, 16)
+    ids, generation = run(
+        session,
+        [1, 2, 3],
+        max_new_tokens=30,
+        overflow="shift",
+        shorten=lambda new: [7, *new[-4:-2], 8, *new[-2:]],
+    )
+    assert len(ids) == 30
+    at = session.tokens.index(8)
+    told = session.tokens[1:at] + session.tokens[at + 1 :]
+    assert (session.tokens[0], at, told) == (7, 3, ids[-len(told) :])
+    assert generation.dropped_tokens == 3 + len(ids) - len(session.tokens)
+
+
 def test_shifting_without_a_limit_ends_some_time(backend: Counting) -> None:
     ids, generation = run(Session(backend, 16), [1], max_new_tokens=None, overflow="shift")
     assert (len(ids), generation.finish_reason) == (16, "length")

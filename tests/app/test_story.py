@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatui.app.engine import Generation
+from llamatui.app.engine import Generation, TokenRecord
 from llamatui.app.model import LoadedModel, load_model
 from llamatui.app.sampler import Sampler
 from llamatui.app.sampling import Sampling
-from llamatui.app.story import Story, count_words, sentence_ended
+from llamatui.app.story import Story, continuation, count_words, decoded, sentence_ended
 from llamatui.backends.checkpoint_writer import write_checkpoint
 from llamatui.errors import UsageError
 from llamatui.tokenizers.base import StreamDecoder
@@ -43,8 +43,24 @@ def go_on(story: Story, count: int = 6, seed: int = 1, alternatives: int | None 
     return generation
 
 
+def says(story: Story, text: str) -> None:
+    """The model writes this."""
+    story.tree.mark()
+    story.begin()
+    tokenizer = story.model.tokenizer
+    for token, piece, pending in decoded(tokenizer, continuation(tokenizer, text), story.path[-1].id):
+        story.grow(token, piece, pending=pending)
+    story.finish(None)
+
+
 def ids(story: Story) -> list[int]:
     return [token.id for token in story.path]
+
+
+def read(story: Story) -> str:
+    """What the model reads of the path: `story.text`, or the page does not show what it goes on from."""
+    tokenizer = story.model.tokenizer
+    return tokenizer.decode(ids(story), after=tokenizer.bos_id)
 
 
 def test_writers_and_models_words_stand_in_turn(story: Story) -> None:
@@ -99,6 +115,38 @@ def test_the_same_words_again_are_no_other_version(story: Story) -> None:
     assert not story.same_again()
 
 
+def test_the_same_words_again_go_no_further_than_they_came(story: Story) -> None:
+    story.write("the hen")
+    says(story, " ran and ate")
+    before = list(story.path)
+    story.retry()
+    says(story, " ran")
+    assert not story.same_again(), "there were more of them before"
+    assert story.text == "the hen ran"
+    assert story.path == before[: len(story.path)]
+    assert story.versions() is None
+
+    says(story, " and sat")
+    story.cut(story.branching() or 0)
+    assert story.text == "the hen ran"
+    says(story, " and")
+    assert not story.same_again()
+    assert story.path == before[: len(story.path)]
+    story.retry()
+    assert story.text == "the hen ran", "only what was said the last time"
+
+
+def test_the_same_words_are_the_same_though_others_followed(story: Story) -> None:
+    story.write("the hen")
+    length = len(story.path)
+    says(story, " ran")
+    says(story, " and ate")
+    story.cut(length)
+    says(story, " ran")
+    assert story.same_again()
+    assert story.text == "the hen ran"
+
+
 def test_taking_another_token_begins_a_branch_there(story: Story) -> None:
     story.write("the hen")
     go_on(story, 6, alternatives=3)
@@ -106,15 +154,16 @@ def test_taking_another_token_begins_a_branch_there(story: Story) -> None:
     record = story.path[index].record
     assert record is not None
     other = next(choice.id for choice in record.top if choice.id != story.path[index].id)
-    story.take(index, other, replace(record, id=other))
+    taken = story.take(index, other)
     assert ids(story) == [*before[:index], other]
+    assert taken.record is not None
+    assert (taken.record.id, taken.record.logprob) in [(choice.id, choice.logprob) for choice in record.top]
     generation = go_on(story, 2)
     assert generation.cached_tokens == index + 1
     story.tree.undo()
     story.tree.undo()
     assert ids(story) == before
-    taken = story.take(index, other, None)
-    assert taken.record is not None, "it is the one that was taken before"
+    assert story.take(index, other) is taken, "it was taken before"
 
 
 def test_a_character_that_is_cut_goes_whole(story: Story) -> None:
@@ -127,7 +176,7 @@ def test_a_character_that_is_cut_goes_whole(story: Story) -> None:
 def test_a_taken_byte_completes_the_character_that_was_begun(story: Story) -> None:
     story.write("a🦙")
     last = story.path[-1].id
-    taken = story.take(4, last + 1, None)
+    taken = story.take(4, last + 1)
     assert (taken.text, taken.pending) == (chr(ord("🦙") + 1), False)
 
 
@@ -153,7 +202,7 @@ def test_an_edit_gives_the_text_that_was_meant(
     start, end = sorted((min(one, len(before)), min(other, len(before))))
     meant = before[:start] + text + before[end:]
     story.edit(start, end, text)
-    assert story.text == meant
+    assert story.text == read(story) == meant
     if meant != before:
         assert story.tree.undo()
     assert ids(story) == old
@@ -166,6 +215,41 @@ def test_words_behind_an_edit_keep_their_author(story: Story) -> None:
     story.edit(0, 3, "a")
     assert story.text.startswith("a hen")
     assert [(token.id, token.author) for token in story.path[-3:]] == [(t.id, "model") for t in tail]
+
+
+@pytest.mark.parametrize("change", [(0, 0, "a"), (0, 0, "A. "), (0, 3, ""), (0, 4, ""), (0, 8, "an")])
+def test_an_edit_at_the_front_is_read_as_it_is_shown(story: Story, change: tuple[int, int, str]) -> None:
+    story.write("the hen and")
+    start, end, text = change
+    story.edit(start, end, text)
+    assert story.text == read(story) == text + "the hen and"[end:]
+
+
+def test_passages_behind_an_edit_stay_apart(story: Story) -> None:
+    story.write("the hen")
+    go_on(story)
+    story.write("and then")
+    begin = len(story.text)
+    go_on(story)
+    shown = story.text
+    story.edit(0, 3, "a")
+    story.retry()
+    assert story.text == "a" + shown[3:begin]
+
+
+def test_memory_and_note_are_undone_like_words(model: LoadedModel) -> None:
+    story = Story(model, 96, "stop")
+    story.write("the hen")
+    story.remember("red", "sad")
+    story.remember("", "")
+    with pytest.raises(UsageError):
+        story.remember("hen " * 40, "")
+    assert story.tree.undo()
+    assert (story.text, story.memory, story.note) == ("the hen", "red", "sad")
+    assert story.tree.undo()
+    assert (story.text, story.memory, story.note) == ("the hen", "", "")
+    assert story.tree.undo()
+    assert story.text == ""
 
 
 def test_memory_stands_in_front_and_survives_a_shift(model: LoadedModel) -> None:
@@ -184,6 +268,23 @@ def test_memory_stands_in_front_and_survives_a_shift(model: LoadedModel) -> None
     assert prompt.ids[: len(front)] == front
     assert 0 < prompt.forgotten < len(story.path)
     assert prompt.ids[len(front) :] == ids(story)[prompt.forgotten :]
+
+
+def test_the_note_moves_along_through_a_shift(model: LoadedModel) -> None:
+    story = Story(model, 96, "shift")
+    story.remember("he is red", "sad")
+    front, note = model.encode_prompt("he is red\n"), model.tokenizer.encode("\n[Author's note: sad]\n")[1:]
+    story.write("the hen ran. and " * 15)
+    before = story.prompt().forgotten
+    generation = go_on(story, 120)
+    assert generation.dropped_tokens > 60, "more than one shift"
+    held = story.session.tokens
+    assert held[: len(front)] == front
+    at = next(i for i in range(len(held)) if held[i : i + len(note)] == note)
+    assert at >= len(front)
+    told = held[len(front) : at] + held[at + len(note) :]
+    assert told == ids(story)[-len(told) :]
+    assert story.forgotten == before + generation.dropped_tokens == len(story.path) - len(told)
 
 
 def test_the_note_stands_before_a_sentence_near_the_end(model: LoadedModel) -> None:
@@ -245,20 +346,55 @@ def test_unscored_tokens_are_those_from_the_first_without_a_record(story: Story)
     assert story.unscored()[2] == []
 
 
+def test_no_more_is_asked_about_than_the_context_holds(story: Story) -> None:
+    story.write("the hen and " * 40)
+    prompt, first, tokens = story.unscored()
+    assert len(prompt) == story.session.context
+    assert len(list(story.session.score(prompt, first, 2))) == len(tokens)
+    for token in tokens:
+        token.record = TokenRecord(token.id)
+    assert story.unscored()[2] == []
+
+
 def test_a_story_goes_on_with_another_model_on_all_its_branches(story: Story, model: LoadedModel) -> None:
     story.write("the hen")
     go_on(story, seed=1)
     first = story.text
     story.retry()
     go_on(story, seed=2)
-    story.memory, story.note = "red", "sad"
+    story.remember("red", "")
     other = story.told_to(model)
     assert other.text == story.text
-    assert (other.memory, other.note) == ("red", "sad")
+    assert (other.memory, other.note) == ("red", "")
     assert [token.author for token in other.path if token.begins] == ["writer", "model"]
     assert other.versions() == (2, 2)
     other.flip(1)
     assert other.text == first
+
+
+def test_another_model_undoes_and_shows_what_this_one_would(story: Story, model: LoadedModel) -> None:
+    story.write("the hen")
+    go_on(story, 6)
+    story.cut(len(story.path) - 2)
+    story.remember("red", "")
+    go_on(story, 2, seed=5)
+    story.retry()
+    story.tree.flip(story.path[-1], 1)
+    story.cut(0)
+    story.write("a dog")
+    story.tree.undo()
+    other = story.told_to(model)
+    for step in ("redo", "undo", "undo", "redo", "undo", "undo", "undo", "undo", "undo", "redo", "redo"):
+        assert getattr(other.tree, step)() == getattr(story.tree, step)()
+        assert (other.text, other.memory) == (story.text, story.memory)
+    story.cut(0)
+    other.cut(0)
+    story.tree.follow(story.tree.root.children[0])
+    other.tree.follow(other.tree.root.children[0])
+    assert other.text == story.text
+    story.retry()
+    other.retry()
+    assert other.text == story.text
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,11 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         export_story("x", str(tmp_path / "folder.txt"), overwrite=True)
 
 
+def test_a_tilde_of_nobody_is_a_part_of_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert export_story("Once.", "~notes.txt") == tmp_path / "~notes.txt"
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

@@ -251,6 +251,13 @@ def test_a_device_that_is_not_there(llamatui: Command, data: Path, tmp_path: Pat
     assert (result.code, "--device cuda: PyTorch finds none" in result.err) == (2, True)
 
 
+def test_a_checkpoint_is_evaluated_on_both_splits(llamatui: Command, data: Path, done: Path) -> None:
+    result = llamatui("train", "eval", done, data, "--batches", 1)
+    assert (result.code, result.err) == (0, "")
+    assert re.fullmatch(r"train \d\.\d{4}  valid \d\.\d{4}  \d\.\d{4} bits per byte\n", result.out)
+    assert llamatui("train", "eval", done, done).code == 2
+
+
 def test_a_sample_is_text_on_stdout_and_the_same_each_time(llamatui: Command, done: Path) -> None:
     result = llamatui("train", "sample", done, "-i", "the cat", "-n", 5, "-s", 3)
     assert result.code == 0

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatui.app.tree import Node, Tree
+from llamatui.app.tree import Node, Place, Tree
 
 
 class Letter(Node):
@@ -79,6 +79,39 @@ def test_a_change_ends_redo() -> None:
     assert not tree.can_redo
 
 
+def test_a_change_that_came_to_nothing_is_none() -> None:
+    tree = tree_of("one", "two")
+    tree.undo()
+    tree.mark()
+    tree.cut(1)
+    tree.revert()
+    assert shown(tree) == "one"
+    assert tree.redo()
+    assert shown(tree) == "two"
+    assert not tree.can_redo
+    assert tree.undo()
+    assert tree.undo()
+    assert shown(tree) == ""
+    assert not tree.can_undo
+
+
+def test_what_stands_beside_the_path_is_undone_too() -> None:
+    tree: Tree[Letter] = Tree(beside=("",))
+    for step in ("a", "memory", "b"):
+        tree.mark()
+        if step == "memory":
+            tree.beside = (step,)
+        else:
+            tree.add(Letter(step))
+    seen = [(shown(tree), *tree.beside)]
+    while tree.undo():
+        seen.append((shown(tree), *tree.beside))
+    assert seen == [("ab", "memory"), ("a", "memory"), ("a", ""), ("", "")]
+    while tree.redo():
+        assert (shown(tree), *tree.beside) in seen
+    assert (shown(tree), *tree.beside) == seen[0]
+
+
 def test_a_node_that_should_not_be_there_is_forgotten_by_undo_too() -> None:
     tree = tree_of("ab")
     tree.mark()
@@ -116,13 +149,13 @@ def test_whatever_happens_the_path_is_one_from_the_root_and_nothing_is_lost(step
         assert sum(1 for _ in tree.walk()) == added
 
 
-def test_places_are_what_undo_and_redo_go_to() -> None:
+def test_a_tree_is_restored_with_its_undo_and_redo() -> None:
     tree = tree_of("one", "two", "six")
     tree.undo()
-    past, future = tree.places()
     other = tree_of("one", "two", "six")
     twins = dict(zip([tree.root, *tree.walk()], [other.root, *other.walk()], strict=True))
-    other.restore(twins[tree.end], [twins[node] for node in past], [twins[node] for node in future])
+    places = [Place(twins[place.end], place.beside) for place in tree.places]
+    other.restore(Place(twins[tree.end], tree.beside), places, tree.at)
     assert shown(other) == shown(tree) == "two"
     for step in ("undo", "undo", "redo", "redo", "redo", "redo"):
         assert getattr(tree, step)() == getattr(other, step)()

@@ -1,6 +1,7 @@
 """`llamatui chat` without a terminal: a line in, an answer out."""
 
 import sys
+from collections.abc import Iterator
 
 import typer
 
@@ -16,11 +17,12 @@ from llamatui.app.sampler import Sampler
 from llamatui.app.text_stream import StopMatcher, stream_text
 
 
-def repl(settings: Settings, system: str | None, *, json: bool = False) -> None:
+def repl(settings: Settings, system: str | None, first: str = "", *, json: bool = False) -> None:
     """Answers each line of stdin on stdout, in one conversation, until stdin ends. Skips empty lines.
 
     Args:
         system: System prompt; None takes the model's own.
+        first: Asked before anything is read.
         json: Print a line of JSON for each answer, of the schema that `generate --json` prints.
     """
     sampler = Sampler(loading.sampling(settings))
@@ -29,8 +31,7 @@ def repl(settings: Settings, system: str | None, *, json: bool = False) -> None:
     sha256 = file_sha256(chat.model.path) if json else ""
     show = printable if sys.stdout.isatty() else str
     told: list[str] = []
-    for line in sys.stdin.buffer:
-        question = decode(line).rstrip("\r\n")
+    for question in questions(first):
         if not question.strip():
             continue
         chat.ask(question)
@@ -55,3 +56,9 @@ def repl(settings: Settings, system: str | None, *, json: bool = False) -> None:
             print("the context is full: the answer ends here", file=sys.stderr)
         if generation.finish_reason == "cancelled":
             raise typer.Exit(INTERRUPTED)
+
+
+def questions(first: str) -> Iterator[str]:
+    yield first
+    for line in sys.stdin.buffer:
+        yield decode(line).rstrip("\r\n")

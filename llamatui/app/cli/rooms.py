@@ -44,6 +44,7 @@ def story(
 
 def chat(
     model: options.InstructModel = None,
+    prompt: Annotated[str, typer.Option("-i", "--prompt", help="The first message.")] = "",
     system: options.System = None,
     tokenizer: options.Tokenizer = None,
     backend: options.Backend = None,
@@ -73,11 +74,11 @@ def chat(
     # Only `-y ""` means none at all.
     system = settings.system if settings.system or system is not None else None
     if is_terminal() and not json:
-        open_room("chat", settings, "", system)
+        open_room("chat", settings, prompt, system)
         return
     from llamatui.app.cli.repl import repl
 
-    repl(settings, system, json=json)
+    repl(settings, system, prompt, json=json)
 
 
 def is_terminal() -> bool:

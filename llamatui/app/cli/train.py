@@ -136,6 +136,24 @@ def sample(
         print()
 
 
+@app.command("eval")
+def evaluate(
+    checkpoint: Checkpoint,
+    data: Annotated[Path, typer.Argument(help="The folder that `train pretokenize` wrote.")],
+    batches: Annotated[int, typer.Option(min=0, help="At most so many of each split; 0: all.")] = 100,
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows in a batch.")] = 16,
+) -> None:
+    """Print a checkpoint's losses on both splits, computed by PyTorch."""
+    from llamatui.train.dataset import open_dataset
+
+    dataset = open_dataset(data)
+    require_torch()
+    from llamatui.train.evaluate import evaluate
+
+    found = evaluate(checkpoint, dataset, batches=batches, batch_size=batch_size)
+    print(f"train {found.train:.4f}  valid {found.valid:.4f}  {found.bits_per_byte:.4f} bits per byte")
+
+
 @app.command()
 def export(
     checkpoint: Checkpoint,

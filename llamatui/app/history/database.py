@@ -191,10 +191,11 @@ def _refuse_others(connection: sqlite3.Connection, path: Path, known: int) -> No
     Raises:
         HistoryError: Another program wrote this file, or a newer llamatui.
     """
+    connection.execute("SAVEPOINT look")  # one moment: another process may be making it
     application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
-    is_new = (application, version) == (0, 0) and not connection.execute(
-        "SELECT 1 FROM sqlite_master"
-    ).fetchone()
+    tables = connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    connection.execute("RELEASE look")
+    is_new = (application, version) == (0, 0) and not tables
     if application != APPLICATION_ID and not is_new:
         raise HistoryError(
             f"{path}: expected the history of llamatui, found the database of another program",

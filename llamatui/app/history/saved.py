@@ -70,6 +70,7 @@ class Saved:
         rows: By number, in order.
         end: Number of the last node that is shown; 0: the root, as elsewhere here.
         chosen: (node, index of the child that was shown last).
+        places, at: For undo and redo: (last node, what stands beside), and which of them was shown.
         forgotten: Tokens or turns at the front that did not fit the context.
         context: Most positions to hold; None: what the model has.
         overflow, memory, note: Of a story.
@@ -92,8 +93,8 @@ class Saved:
     chat_format: str
     end: int
     chosen: tuple[tuple[int, int], ...]
-    past: tuple[int, ...]
-    future: tuple[int, ...]
+    places: tuple[tuple[int, tuple[str, ...]], ...]
+    at: int
     forgotten: int
     partial: Partial | None
 
@@ -116,7 +117,7 @@ class Saved:
         """The tree, without the answer that was not finished, and the number of each node."""
         from llamatui.app.conversation import Turn
         from llamatui.app.story import Token
-        from llamatui.app.tree import Node, Tree
+        from llamatui.app.tree import Node, Place, Tree
         from llamatui.tokenizers.chat_formats import Message
 
         tree: Tree[Any] = Tree()
@@ -135,7 +136,9 @@ class Saved:
             nodes[number] = node
         for number, index in self.chosen:
             nodes[number].chosen = index
-        tree.restore(nodes[self.end], [nodes[n] for n in self.past], [nodes[n] for n in self.future])
+        beside = (self.memory, self.note) if self.entry.kind == "story" else ()
+        places = [Place(nodes[number], texts) for number, texts in self.places]
+        tree.restore(Place(nodes[self.end], beside), places, self.at)
         return tree, {node: number for number, node in nodes.items()}
 
     def restore(self, model: "LoadedModel", sha256: str = "") -> "Document":
@@ -158,7 +161,7 @@ class Saved:
         content: Story | Conversation
         if self.entry.kind == "story":
             content = Story(model, self.context, self.overflow)
-            content.memory, content.note, content.tree = self.memory, self.note, tree
+            content.tree = tree
             is_same = is_same and speaks(model, tree)
             if not is_same:
                 content = content.told_to(model)
@@ -273,6 +276,12 @@ def _saved(entry: Entry, row: tuple[Any, ...], table: list[tuple[Any, ...]]) -> 
         children[rows[number][0]] += 1  # the parent is known: it has a smaller number
         children[number] = 0
     end = _whole(state["end"], children)
+    width = 2 if entry.kind == "story" else 0
+    beside = [tuple(map(text_of, texts)) for texts in state["beside"] if len(texts) == width]
+    places = tuple(
+        (_whole(number, children), beside[_whole(index, range(len(beside)))])
+        for number, index in state["places"]
+    )
     saved = Saved(
         entry=entry,
         revision=_whole(row[1]),
@@ -293,8 +302,8 @@ def _saved(entry: Entry, row: tuple[Any, ...], table: list[tuple[Any, ...]]) -> 
             (_whole(number, children), _whole(index, range(children[number])))
             for number, index in state["chosen"]
         ),
-        past=tuple(_whole(number, children) for number in state["past"]),
-        future=tuple(_whole(number, children) for number in state["future"]),
+        places=places,
+        at=_whole(state["at"], range(len(places))),
         forgotten=_whole(state["forgotten"]),
         partial=_partial(state.get("partial"), rows.get(end)),
     )

@@ -73,7 +73,7 @@ class Document:
         self._next = 1
         self._said: dict[Node, tuple[()] | tuple[Message, bool]] = {}  # a turn's words may be replaced
         self._chosen: dict[int, int] = {}  # child that is shown, of nodes with several
-        self._places: tuple[list[int], list[int]] = ([], [])
+        self._places: dict[str, Any] = {}
         self._seen: tuple[dict[str, Any], dict[str, Any]] = ({}, {})  # settings and state
         self._is_other = False  # what is in the history is another tree of the same words
 
@@ -148,8 +148,9 @@ class Document:
             if len(parent.children) > 1:
                 self._chosen[numbers[parent]] = parent.chosen
         if tree.edits != self._edits:
-            past, future = tree.places()
-            self._places = [numbers[node] for node in past], [numbers[node] for node in future]
+            beside = list(dict.fromkeys(place.beside for place in tree.places))
+            places = [[numbers[place.end], beside.index(place.beside)] for place in tree.places]
+            self._places = {"places": places, "beside": beside, "at": tree.at}
         self._edits = tree.edits
         return rows
 
@@ -163,12 +164,10 @@ class Document:
     def _state(self, partial: str, ids: Sequence[int]) -> dict[str, Any]:
         """Where in the tree one is."""
         content = self.content
-        past, future = self._places
         state: dict[str, Any] = {
             "end": self._numbers[content.tree.end],
             "chosen": sorted(self._chosen.items()),
-            "past": past,
-            "future": future,
+            **self._places,
             "forgotten": content.forgotten,
         }
         if partial and isinstance(content, Conversation):

@@ -15,8 +15,19 @@ the screen.
 """
 
 import gc
+import os
+import signal
+import threading
+import time
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from llamatui.app.tui.launch import Launch, RoomName
+
+if TYPE_CHECKING:
+    from llamatui.app.tui.app import LlamaApp
+
+GRACE = 3.0  # seconds
 
 __all__ = ["Launch", "RoomName", "run_app"]
 
@@ -28,5 +39,26 @@ def run_app(room: RoomName, options: Launch) -> int:
     from llamatui.app.tui.app import LlamaApp
 
     app = LlamaApp(room, options)
+    leave_on_signal(app)
     app.run()
     return app.return_code or 0
+
+
+def leave_on_signal(app: "LlamaApp") -> None:
+    """SIGTERM, and SIGHUP of a terminal that is closed, end the app as its own key does.
+
+    Where the terminal is gone Textual waits for ever to write its last words: the process ends without them.
+    """
+
+    def leave(code: int) -> None:
+        app.call_later(app.exit, return_code=code)
+        time.sleep(GRACE)
+        os._exit(code)
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        threading.Thread(target=leave, args=(128 + signum,), daemon=True).start()
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+            signal.signal(number, handle)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, get_args
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.markup import escape
 from textual.screen import Screen
 from textual.timer import Timer
 
@@ -16,7 +17,6 @@ from llamatui.app import catalogue
 from llamatui.app.tui.bars import Status, one_line
 from llamatui.app.tui.errands import Errand, Loading, Switching
 from llamatui.app.tui.error_screen import ErrorChoice, ErrorScreen, explain
-from llamatui.app.tui.flow import printable
 from llamatui.app.tui.launch import Launch, RoomName
 from llamatui.app.tui.messages import BackendReady, ErrandFailed, ErrandStep, ModelReady
 from llamatui.app.tui.room import Room
@@ -40,10 +40,11 @@ class LlamaApp(App[None]):
         Binding("ctrl+o", "pick_model", "open another model", show=False, id="app.model"),
         Binding("ctrl+b", "switch_backend", "change the backend", show=False, id="app.backend"),
         Binding("f2", "compare", "compare", show=False, id="app.compare"),
+        Binding("f1", "help", "help", show=False, id="app.help"),
         Binding("ctrl+q", "app.quit", "quit", priority=True, id="app.quit"),
     ]
     CSS = """
-    ToastRack { align: right top; margin-top: 2; }
+    ToastRack { dock: top; align: right top; margin-top: 2; }
     """
 
     def __init__(self, room: RoomName, options: Launch) -> None:
@@ -56,12 +57,13 @@ class LlamaApp(App[None]):
         plain = few_colours()
         super().__init__(ansi_color=plain or None)
         self.options = options
-        self.runner = Runner()
-        self.errands = Runner("errands")
-        self.reader = Runner("headers")
+        self.runner = Runner("inference", self._job_failed)
+        self.errands = Runner("errands", self._job_failed)
+        self.reader = Runner("headers", self._job_failed)
         self.model: LoadedModel | None = None
         """The one that was opened last: a room that is entered goes on with it."""
         self._errand: Errand | None = None
+        self._coming: LoadedModel | None = None  # is ready, and the room is not
         self._watch: Timer | None = None  # while a faster engine is on its way
         self._exit_code = 0
         for name in get_args(RoomName):
@@ -102,6 +104,7 @@ class LlamaApp(App[None]):
         self.errands.submit(errand)
 
     def _call_off(self) -> None:
+        self._coming = None
         if self._errand is not None:
             self._errand.cancel()
             self._done(self._errand)
@@ -146,14 +149,28 @@ class LlamaApp(App[None]):
         self._watch_engine()
 
     def _take(self, model: "LoadedModel") -> None:
-        """Goes on with a model as soon as the room has stopped writing with the one before."""
-        if self._is_leaving:
+        """Goes on with a model as soon as the room has come to rest."""
+        self._coming = model
+        if self._is_away:
+            self.notify(f"{one_line(model.name)} is ready. It opens when you are back.", markup=False)
+        self._open_coming()
+
+    @property
+    def _is_away(self) -> bool:
+        """Something holds on to the words that the room has now, and would act on them later."""
+        return not self._is_leaving and (self.screen is not self.room or self.room.editing)
+
+    def _open_coming(self) -> None:
+        model = self._coming
+        if model is None or self._is_leaving:
             return
-        room = self.room
-        if room.busy:
-            room.stop()
-            self.set_timer(1 / CHECKS_PER_SECOND, partial(self._take, model))
+        room, away = self.room, self._is_away
+        if room.busy or away:
+            if not away:
+                room.stop()
+            self.set_timer(1 / CHECKS_PER_SECOND, self._open_coming)
             return
+        self._coming = None
         before, is_new = room.model, model is not self.model
         if before is None:
             self.model = model
@@ -186,8 +203,12 @@ class LlamaApp(App[None]):
         if not self._is_leaving and self.room.model is not None:
             self.room.show_engine()
 
+    def _job_failed(self, error: Exception) -> None:
+        """Called on the thread of the job."""
+        self.call_later(self._say_error, "Something went wrong", error)
+
     def _say_error(self, title: str, error: Exception) -> None:
-        message, hint = map(printable, explain(error))
+        message, hint = explain(error)
         self.notify(
             "\n".join(filter(None, (message, hint))), title=title, severity="error", timeout=12, markup=False
         )
@@ -280,18 +301,27 @@ class LlamaApp(App[None]):
             room.stop()
             self.set_timer(1 / CHECKS_PER_SECOND, self.action_compare)
             return
-        question = room.question()
-        if room.model is None or room.session is None or question is None:
+        question, model = room.question(), room.model
+        if model is None or room.session is None or question is None:
             self.notify("There is nothing to go on from yet.")
             return
         from llamatui.app.tui.compare_screen import CompareScreen
 
         async def chosen(pieces: list[Piece] | None) -> None:
-            if pieces:
+            if pieces and room.model is model:
                 await room.accept(pieces)
+            elif pieces:
+                self.notify("Another model is open now, and spells in another way.")
 
         sampling = room.query_one(SamplingPanel).sampling
-        self.push_screen(CompareScreen(room.model, *question, sampling, room.session.context), chosen)
+        self.push_screen(CompareScreen(model, *question, sampling, room.session.context), chosen)
+
+    def action_help(self) -> None:
+        """All keys of the screen, and what it is about."""
+        if self.screen.HELP:
+            from llamatui.app.tui.help_screen import HelpScreen
+
+            self.push_screen(HelpScreen(self.screen, self.options.keys))
 
     async def action_enter(self, name: RoomName) -> None:
         """Goes to a room with the same model; it is as it was left."""
@@ -300,7 +330,7 @@ class LlamaApp(App[None]):
             self.room.show_soon("")
         await self.switch_mode(name)
         self._show_engine()
-        if self.model is not None and self.room.model is not self.model:
+        if self.model is not None and self.room.model is not self.model and self._coming is None:
             self._take(self.model)
 
     def on_unmount(self) -> None:
@@ -318,7 +348,7 @@ class LlamaApp(App[None]):
             )
             if self._errand is not None and screen.model is not None:
                 yield SystemCommand(
-                    "Call it off", f"Stop {self._errand.what}; all stays as it is", self._call_off
+                    "Call it off", escape(f"Stop {self._errand.what}; all stays as it is"), self._call_off
                 )
             yield SystemCommand(
                 "Change the backend", "numba, q8_0 or numpy, in mid-text too", self.action_switch_backend
@@ -332,7 +362,7 @@ class LlamaApp(App[None]):
                 "With the same model; this room stays as it is",
                 lambda: self.action_enter(other),
             )
-            yield SystemCommand("Keys", "All of them, and what they do here", screen.action_toggle_help)
+            yield SystemCommand("Keys", "All of them, and what they do here", self.action_help)
         for name, about in THEMES.items():
             if name != self.theme:
                 yield SystemCommand(f"Theme: {name}", about, partial(setattr, self, "theme", name))

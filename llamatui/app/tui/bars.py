@@ -11,8 +11,9 @@ from textual.widget import Widget
 from llamatui.app.tui.flow import printable
 
 METER_CELLS = 10
+WHEN_FULL = {"stop": "stops when full", "shift": "forgets when full", "error": "fails when full"}
 KEY_GAP = 2  # columns between two keys
-HELP = "toggle_help"  # the key that tells all others
+HELP = "app.help"  # the key that tells all others
 SHORT_NAME = 14  # cells that a model's name has at least before something else gives way
 
 
@@ -51,6 +52,12 @@ def one_line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
+def rate_text(tokens_per_second: float) -> str:
+    """ "" for 0."""
+    rate = tokens_per_second
+    return f"{rate:.0f} tok/s" if rate >= 10 else f"{rate:.1f} tok/s" if rate else ""
+
+
 def shortened(name: str, cells: int) -> str:
     """A name without its middle: its end tells the sizes and versions of a model apart."""
     if len(name) <= cells:
@@ -80,8 +87,7 @@ class Header(Bar):
 
     def show_rate(self, tokens_per_second: float, first_s: float = 0.0) -> None:
         """`first_s`: seconds until the first token, 0 if there is none yet."""
-        rate = tokens_per_second
-        shown = f"{rate:.0f} tok/s" if rate >= 10 else f"{rate:.1f} tok/s" if rate else ""
+        shown = rate_text(tokens_per_second)
         first = f"first {first_s:.2f} s" if first_s else ""
         self.right = Content(" · ".join(filter(None, (first, shown))))
         self.shorter = (Content(shown),)
@@ -128,15 +134,12 @@ class Status(Bar):
         self.left = Content(" · ").join([part for part in parts if part.plain])
 
     def show_context(self, used: int, limit: int, dropped: int, policy: str = "") -> None:
-        """`policy`: what happens, or happened, to a full context; shown when it matters."""
+        """`policy`: what happens to a full context; said when it matters."""
         used = min(used, limit)  # a last token may stand outside, unread
         filled = -(-METER_CELLS * used // limit)
         full = used >= 0.9 * limit
-        forgotten = f"{dropped} forgotten" if dropped else ""
-        matters = Content.styled(
-            "".join(f"{part} · " for part in (forgotten, policy) if part) if dropped or full else "",
-            "$text-warning",
-        )
+        said = f"{dropped} forgotten" if dropped else WHEN_FULL.get(policy, "") if full else ""
+        matters = Content.styled(f"{said} · " if said else "", "$text-warning")
         numbers = Content(f"{used}/{limit} ")
         meter = Content.assemble(
             ("━" * filled, "$text-warning" if full else "$accent"),

@@ -2,29 +2,34 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
-from textual.widgets import Input
+from typing import TYPE_CHECKING, Any, cast
 
 from llamatui.app.tui import slash
+from llamatui.app.tui.bars import one_line
 from llamatui.app.tui.sampling_panel import SETTINGS, SamplingPanel
+from llamatui.app.tui.slash import Command, Suggestion
 from llamatui.app.tui.themes import NAMES
 from llamatui.errors import LlamatuiError, UsageError
 
 if TYPE_CHECKING:
     from llamatui.app.sampling import Sampling
+    from llamatui.app.tui.app import LlamaApp
     from llamatui.app.tui.chat_room import ChatRoom
-
-WAITING = {"system", "retry", "continue", "edit", "undo", "redo", "clear", "new", "compare", "save", "export"}
-"""What waits until an answer has ended."""
-NEEDING_TURNS = {"retry", "continue", "edit", "copy", "save", "export", "clear", "new"}
 
 
 class ChatCommands:
     def __init__(self, room: "ChatRoom") -> None:
         self.room = room
 
+    @property
+    def app(self) -> "LlamaApp":
+        return cast("LlamaApp", self.room.app)
+
     # Completion.
+
+    def suggestions(self, text: str) -> list[Suggestion]:
+        """What `text` could become."""
+        return slash.suggestions(text, COMMANDS, self.values)
 
     def values(self, command: str, argument: str) -> Iterator[tuple[str, str]]:
         """(value, help) of what can stand behind a command."""
@@ -45,7 +50,7 @@ class ChatCommands:
                     yield stored.name, ""
             case "theme":
                 for name in NAMES:
-                    yield name, "now" if name == self.room.app.theme else ""
+                    yield name, "now" if name == self.app.theme else ""
             case "copy":
                 yield "code", "the code in it; again: the next block"
             case "save" | "export":
@@ -73,47 +78,45 @@ class ChatCommands:
 
     # Execution.
 
-    async def execute(self, text: str) -> None:
-        """Does what `text` says. It stays in the composer if it cannot be done."""
+    async def execute(self, text: str) -> bool:
+        """Does what `text` says; False if it cannot be done."""
         room = self.room
         name, argument = slash.parse(text)
-        command = slash.COMMANDS.get(name)
+        command = COMMANDS.get(name)
         if command is None:
             room.notify(
-                f"There is no command /{name}. /help lists them; // at the beginning is just a slash.",
+                f"There is no command /{one_line(name)}. "
+                "/help lists them; // at the beginning is just a slash.",
                 severity="warning", markup=False,
             )  # fmt: skip
-            return
+            return False
         if command.needed and not argument:
-            room.composer.put(f"/{name} ", command=True)
-            return
-        if name in WAITING and room.busy:
+            room.composer.give_back(f"/{name} ", command=True)
+            return True
+        if command.waits and room.busy:
             room.notify("Esc stops the answer, then this can be done.")
-            return
-        if room.conversation is None and name not in ("help", "theme", "quit", "model", "set"):
+            return False
+        if room.conversation is None and not command.anytime:
             room.notify("The model is not open yet.")
-            return
-        if name in NEEDING_TURNS and not (room.conversation and room.conversation.turns):
+            return False
+        if command.needs_turns and not (room.conversation and room.conversation.turns):
             room.notify("There is no chat yet.")
-            return
+            return False
         try:
-            done = await getattr(self, f"do_{name}")(argument)
+            if (doing := command.do(self, argument)) is not None:
+                await doing
         except LlamatuiError as error:
             room.tell(error)
-            return
-        if done is not False:
-            room.composer.put("")
+            return False
+        return True
 
-    async def do_help(self, _: str) -> None:
-        self.room.action_toggle_help()
-
-    async def do_system(self, argument: str) -> None:
+    def system(self, argument: str) -> None:
         if argument:
             self.room.set_system(argument)
         else:
             self.room.action_system()
 
-    async def do_set(self, argument: str) -> None:
+    def set(self, argument: str) -> None:
         name, _, text = argument.partition(" ")
         name, text = name.replace("-", "_").lower(), text.strip()
         if name not in (*SETTINGS, "seed"):
@@ -123,86 +126,95 @@ class ChatCommands:
         except ValueError:
             raise UsageError(f"{name}: expected a number, found {text!r}") from None
         replace(self._sampling, **{name: value})  # says what is out of range
-        panel = self.room.query_one(SamplingPanel)
-        panel.query_one(f"#{name}", Input).value = "" if name == "seed" and value == 0 else f"{value:.12g}"
+        self.room.query_one(SamplingPanel).put(name, value)
         self.room.notify(
             f"{name} is {value:g} from the next word on." if name != "seed" else "The seed is set."
         )
 
-    async def do_model(self, argument: str) -> None:
-        await self._app_action("pick_model", argument)
-
-    async def do_backend(self, argument: str) -> None:
+    def backend(self, argument: str) -> None:
         from llamatui.backends.registry import backend_names
 
         if argument not in backend_names():
             raise UsageError(f"no backend is called {argument!r}", f"choose {', '.join(backend_names())}")
-        await self._app_action("switch_backend", argument)
+        self.app.action_switch_backend(argument)
 
-    async def do_compare(self, _: str) -> None:
-        await self._app_action("compare")
-
-    async def _app_action(self, name: str, *arguments: str) -> None:
-        await self.room.run_action(f"app.{name}({', '.join(map(repr, filter(None, arguments)))})")
-
-    async def do_retry(self, _: str) -> None:
-        await self.room.action_regenerate()
-
-    async def do_continue(self, _: str) -> None:
-        await self.room.action_resume()
-
-    async def do_edit(self, _: str) -> bool:
+    def edit(self) -> None:
         assert self.room.conversation is not None
-        self.room.composer.put("")
         asked = [turn for turn in self.room.conversation.tree.path if turn.message.role == "user"]
         self.room.edit(asked[-1])
-        return False
 
-    async def do_undo(self, _: str) -> None:
-        await self.room.action_undo()
-
-    async def do_redo(self, _: str) -> None:
-        await self.room.action_redo()
-
-    async def do_copy(self, argument: str) -> None:
+    def copy(self, argument: str) -> None:
         item = self.room.transcript.last_turn("assistant")
         if argument == "code" and item:
             self.room.copy_code(item)
         else:
             self.room.action_copy()
 
-    async def do_save(self, argument: str) -> bool:
-        return self._write("save", argument)
-
-    async def do_export(self, argument: str) -> bool:
-        return self._write("export", argument)
-
-    def _write(self, command: str, argument: str) -> bool:
+    def write(self, command: str, argument: str) -> None:
         from llamatui.app import chat_export
 
         conversation = self.room.conversation
         assert conversation is not None
         if not argument:
             end = ".json" if command == "save" else ".md"
-            self.room.composer.put(f"/{command} {self._file_name(end)}", command=True)
+            self.room.composer.give_back(f"/{command} {self._file_name(end)}", command=True)
             self.room.notify("Enter writes it, to this folder; or give it another name.")
-            return False
+            return
         write = chat_export.save if command == "save" else chat_export.export
         path = write(conversation, self._sampling, argument)
-        self.room.notify(f"Written to {path}", markup=False)
-        return True
+        self.room.notify(f"Written to {one_line(str(path))}", markup=False)
 
-    async def do_clear(self, _: str) -> None:
-        await self.room.action_new()
-
-    async def do_new(self, _: str) -> None:
-        await self.room.action_new()
-
-    async def do_theme(self, argument: str) -> None:
-        known = self.room.app.available_themes
-        if argument not in known:
+    def theme(self, argument: str) -> None:
+        if argument not in self.app.available_themes:
             raise UsageError(f"no theme is called {argument!r}", f"choose {', '.join(NAMES)}")
-        self.room.app.theme = argument
+        self.app.theme = argument
 
-    async def do_quit(self, _: str) -> None:
-        await self.room.app.action_quit()
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command("help", "all keys and commands", lambda it, _: it.app.action_help(), anytime=True),
+        Command("system", "who the model shall be", ChatCommands.system, "TEXT", waits=True),
+        Command(
+            "set", "temperature, top_p, seed and the like", ChatCommands.set, "NAME VALUE",
+            needed=True, anytime=True,
+        ),
+        Command(
+            "model", "talk to another model", lambda it, name: it.app.action_pick_model(name), anytime=True
+        ),
+        Command("backend", "compute with another engine", ChatCommands.backend, "NAME", needed=True),
+        Command(
+            "retry", "another answer; the old one stays beside it",
+            lambda it, _: it.room.action_regenerate(), waits=True, needs_turns=True,
+        ),
+        Command(
+            "continue", "let the last answer go on",
+            lambda it, _: it.room.action_resume(), waits=True, needs_turns=True,
+        ),
+        Command(
+            "edit", "change your last message and ask again",
+            lambda it, _: it.edit(), waits=True, needs_turns=True,
+        ),
+        Command("undo", "back to the branch before", lambda it, _: it.room.action_undo(), waits=True),
+        Command("redo", "undo the undo", lambda it, _: it.room.action_redo(), waits=True),
+        Command("copy", "the last answer", ChatCommands.copy, "code", needs_turns=True),
+        Command(
+            "compare", "answer with two engines or settings side by side",
+            lambda it, _: it.app.action_compare(), waits=True,
+        ),
+        Command(
+            "save", "the whole chat, all branches, as JSON",
+            lambda it, name: it.write("save", name), "FILE.json", waits=True, needs_turns=True,
+        ),
+        Command(
+            "export", "what is shown, to read",
+            lambda it, name: it.write("export", name), "FILE.md", waits=True, needs_turns=True,
+        ),
+        Command(
+            "clear", "begin anew; /undo brings this chat back",
+            lambda it, _: it.room.action_new(), waits=True, needs_turns=True,
+        ),
+        Command("theme", "other colours", ChatCommands.theme, "NAME", needed=True, anytime=True),
+        Command("quit", "leave", lambda it, _: it.app.action_quit(), anytime=True),
+    )
+}  # fmt: skip

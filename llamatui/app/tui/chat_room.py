@@ -9,17 +9,17 @@ from textual.widget import Widget
 
 from llamatui.app.tui.answer_markdown import code_blocks
 from llamatui.app.tui.bars import Status
-from llamatui.app.tui.chat_commands import ChatCommands
+from llamatui.app.tui.chat_commands import COMMANDS, ChatCommands
+from llamatui.app.tui.chat_edit import MessageEdit, shown
 from llamatui.app.tui.chat_message import ChatMessage, Item, Marks
 from llamatui.app.tui.chat_notes import notes_on
 from llamatui.app.tui.chat_welcome import Welcome
 from llamatui.app.tui.clipboard import copy
 from llamatui.app.tui.composer import Composer
-from llamatui.app.tui.flow import printable
+from llamatui.app.tui.error_screen import explain
+from llamatui.app.tui.launch import Launch
 from llamatui.app.tui.room import Room
-from llamatui.app.tui.runner import Piece, Run
-from llamatui.app.tui.sampling_panel import SamplingPanel
-from llamatui.app.tui.slash import COMMANDS
+from llamatui.app.tui.runner import Piece, Run, Runner
 from llamatui.app.tui.slash_menu import SlashMenu
 from llamatui.app.tui.system_dialog import SystemDialog
 from llamatui.app.tui.transcript import Transcript
@@ -64,9 +64,12 @@ class ChatRoom(Room):
 
     conversation: "Conversation | None" = None
     _growing: Item | None = None  # the answer that is being given
-    _editing: "tuple[Turn, str] | None" = None  # what is in the composer, and what was there before
     _copied: tuple[Item, int] | None = None  # the code block that was copied last
-    _waiting = ""  # a question that was asked while the model was loading
+    _unsaved_system: str | None = None  # typed, but not saved
+
+    def __init__(self, options: Launch, runner: Runner) -> None:
+        super().__init__(options, runner)
+        self._waiting = options.prompt  # what is asked as soon as there is a model
 
     def compose_main(self) -> ComposeResult:
         self._commands = ChatCommands(self)
@@ -76,7 +79,9 @@ class ChatRoom(Room):
         yield transcript
         menu = SlashMenu()
         yield menu
-        yield Composer("Say something   / for commands", menu, self._commands.values)
+        composer = Composer("Say something   / for commands", menu, self._commands.suggestions)
+        self._edit = MessageEdit(composer)
+        yield composer
 
     @property
     def session(self) -> "Session | None":
@@ -111,13 +116,14 @@ class ChatRoom(Room):
                     tree.end, f"{model.name} goes on from here. It has to read the chat first."
                 )
                 self.call_later(self.show)
-        if first := self._waiting or self.options.prompt:
+        if self._waiting:
+            self.call_later(self.ask, self._waiting)
             self._waiting = ""
-            if not self.conversation.turns:
-                self.call_later(self.ask, first)
 
-    def question(self) -> "tuple[list[int], frozenset[int]] | None":
-        return self.conversation.question() if self.conversation else None
+    def question(self) -> "tuple[list[int], Limits] | None":
+        from llamatui.app.engine import Limits
+
+        return self.conversation.question(Limits(overflow=self.overflow)) if self.conversation else None
 
     async def accept(self, pieces: list[Piece]) -> None:
         conversation = self.conversation
@@ -132,35 +138,35 @@ class ChatRoom(Room):
     async def ask(self, text: str) -> None:
         """Adds the user's turn and lets the model answer."""
         if self.conversation is None:
-            self._waiting = text
+            self._waiting = "\n".join(filter(None, (self._waiting, text)))
             self.announce("asked as soon as the model is open")
             return
         if self.busy:
-            self._draft(text)
+            self.composer.give_back(text)
             return
         self.conversation.ask(text)
         await self._answer()
 
-    async def _answer(self, growing: Item | None = None) -> None:
-        """Lets the model speak: a new answer, or on where `growing` ends."""
+    async def _answer(self, *, more: bool = False) -> None:
+        """Lets the model speak: a new answer, or more of the last one."""
         from llamatui.app.engine import Limits
 
         conversation = self.conversation
         assert conversation is not None
-        self._turning = True
-        try:
-            self._growing = growing or Item("assistant", "")
+        with self.changing():
+            self._growing = None if more else Item("assistant", "")
             self.transcript.following = True
             await self.show()
-            sampling, limits = self.query_one(SamplingPanel).sampling, Limits(overflow=self.overflow)
-            self.generate(lambda: start(conversation, sampling, limits))
-        finally:
-            self._turning = False
+            self._growing = self._growing or self.transcript.last_turn()
+            limits = Limits(overflow=self.overflow)
+            self.generate(lambda sampling: start(conversation, sampling, limits))
 
     async def show(self) -> None:
         """Brings the screen to where the conversation is."""
         assert self.conversation is not None
         tree, growing = self.conversation.tree, self._growing
+        if self._edit.turn is not None and self._edit.turn not in tree.path:
+            self.stop_editing()
         await self.transcript.show(tree, growing if growing and growing.turn is None else None)
         self.query_one(Welcome).display = not self.transcript.items
         self.transcript.display = bool(self.transcript.items)
@@ -185,16 +191,11 @@ class ChatRoom(Room):
             )
             self.transcript.keep(item, conversation.tree.path[-1])
         elif text := conversation.give_up():  # the question comes back, to be asked again or in other words
-            self._draft(text)
+            self.composer.give_back(text)
         for text, kind in notes_on(run, more=more):
             self.note(text, kind)
         await self.transcript.finish(item)
         await self.show()
-
-    def _draft(self, text: str) -> None:
-        """Puts `text` where it can be edited, in front of what stands there."""
-        composer = self.composer
-        composer.put(f"{text}\n{composer.text}" if composer.text else text)
 
     def note(self, text: str, kind: str = "note") -> None:
         assert self.conversation is not None
@@ -205,14 +206,15 @@ class ChatRoom(Room):
     async def on_composer_submitted(self, event: Composer.Submitted) -> None:
         composer = self.composer
         if event.command:
-            await self._commands.execute(event.text)
+            if not await self._commands.execute(event.text):
+                composer.give_back(event.text, command=True)
         elif self.busy:
             self.notify("Esc stops the answer, then it is your turn.")
+            composer.give_back(event.text)
         elif event.text.strip():
-            if self._editing:
+            if self._edit.turn is not None:
                 await self._edited(event.text)
             else:
-                composer.put("")
                 await self.ask(event.text)
 
     async def on_composer_left(self) -> None:
@@ -247,9 +249,7 @@ class ChatRoom(Room):
 
     def tell(self, error: LlamatuiError) -> None:
         """Shows what went wrong, and what to do."""
-        self.notify(
-            printable(f"{error.message}\n{error.hint}".rstrip()), severity="error", timeout=8, markup=False
-        )
+        self.notify("\n".join(explain(error)).rstrip(), severity="error", timeout=8, markup=False)
 
     # Going about in the messages.
 
@@ -292,34 +292,19 @@ class ChatRoom(Room):
             self.edit(item.turn)
 
     def edit(self, turn: "Turn") -> None:
-        _, draft = self._editing or (None, self.composer.text)
-        self._editing = turn, draft
-        composer = self.composer
-        composer.put(turn.message.content)
-        composer.border_title = (
-            " your message again: Enter sends it, Esc leaves it "
-            if turn.message.role == "user"
-            else " the model's words: Enter puts yours in their place, Esc leaves them "
-        )
-        composer.focus()
+        self._edit.begin(turn)
         self.refresh_bindings()
 
     def stop_editing(self) -> None:
-        if self._editing:
-            _, draft = self._editing
-            self._editing = None
-            self.composer.border_title = None
-            self.composer.put(draft)
-            self.refresh_bindings()
+        if self._edit.leave():
+            self.notify("Your changes are kept: they come back when you edit that message again.")
+        self.refresh_bindings()
 
     async def _edited(self, text: str) -> None:
-        assert self._editing is not None
         assert self.conversation is not None
-        turn, _ = self._editing
-        self.stop_editing()
-        if turn not in self.conversation.tree.path:
-            return
-        if turn.message.content == text:
+        turn = self._edit.sent()
+        self.refresh_bindings()
+        if shown(turn) == text:
             self.notify("It is as it was.")
             return
         self.conversation.edit(self.conversation.tree.path.index(turn), text)
@@ -344,7 +329,6 @@ class ChatRoom(Room):
     async def action_regenerate(self) -> None:
         if self.busy or self.conversation is None or not self.conversation.turns:
             return
-        self.stop_editing()
         self.conversation.regenerate()
         await self._answer()
 
@@ -353,11 +337,8 @@ class ChatRoom(Room):
         conversation = self.conversation
         if self.busy or conversation is None or not conversation.turns:
             return
-        self.stop_editing()
         conversation.resume()
-        self.transcript.following = True
-        await self.show()
-        await self._answer(self.transcript.last_turn())
+        await self._answer(more=True)
 
     async def action_flip(self, step: int) -> None:
         if self.message is not None:
@@ -370,7 +351,6 @@ class ChatRoom(Room):
     async def _flip(self, item: Item, step: int) -> None:
         assert self.conversation is not None
         if self.conversation.flip(self._index(item), step):
-            self.stop_editing()
             await self.show()
             await self.transcript.reveal(item.index)
             self.refresh_bindings()
@@ -388,7 +368,6 @@ class ChatRoom(Room):
         if not (tree.undo() if way == "undo" else tree.redo()):
             self.notify(f"There is nothing to {way}.")
             return
-        self.stop_editing()
         self.transcript.following = True
         await self.show()
         self._show_context()
@@ -426,11 +405,12 @@ class ChatRoom(Room):
         if self.busy or self.conversation is None:
             return
 
-        def saved(text: str | None) -> None:
-            if text is not None:
-                self.set_system(text)
+        def left(typed: str | None) -> None:
+            self._unsaved_system = typed
 
-        self.app.push_screen(SystemDialog(self.conversation.system), saved)
+        saved = self.conversation.system
+        shown = saved if self._unsaved_system is None else self._unsaved_system
+        self.app.push_screen(SystemDialog(saved, shown, self.set_system), left)
 
     def set_system(self, text: str) -> None:
         assert self.conversation is not None
@@ -445,7 +425,6 @@ class ChatRoom(Room):
     async def action_new(self) -> None:
         if self.busy or self.conversation is None or not self.conversation.turns:
             return
-        self.stop_editing()
         self.conversation.clear()
         await self.show()
         self._show_context()
@@ -453,12 +432,12 @@ class ChatRoom(Room):
         self.home.focus()
 
     def action_home(self) -> None:
-        if self._editing and self.focused is self.home:
+        if self._edit.turn is not None and self.focused is self.home:
             self.stop_editing()
         super().action_home()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action == "home" and self._editing and not self.busy:
+        if action == "home" and self._edit.turn is not None and not self.busy:
             return True
         if action in CHANGES and (self.busy or self.conversation is None):
             return False

@@ -18,7 +18,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Input, Label
 
-from llamatui.app.tui.flow import Flow, printable
+from llamatui.app.tui.flow import MEASURE, Flow, printable
 from llamatui.app.tui.sampling_panel import SETTINGS, Field
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Column(ScrollView, can_focus=True):
 
     def __init__(self) -> None:
         super().__init__()
-        self._flow = Flow(1)
+        self._flow = Flow(MEASURE)  # until it is laid out
         self._ends: list[int] = []  # where each piece ends in the flow's text
         self._prompt = 0  # ... and the prompt
         self._parting: tuple[int, int] | None = None

@@ -4,6 +4,7 @@ import math
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -15,16 +16,17 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.timer import Timer
 
-from llamatui.app.tui.bars import Header, Keys, Status
+from llamatui.app.tui.bars import Header, Keys, Status, one_line, rate_text
 from llamatui.app.tui.compare_column import Corner
 from llamatui.app.tui.error_screen import explain
 from llamatui.app.tui.flow import printable
-from llamatui.app.tui.room import FRAMES_PER_SECOND, RATES_PER_SECOND
+from llamatui.app.tui.room import FRAMES_PER_SECOND, RATES_PER_SECOND, Room
 from llamatui.app.tui.runner import Closing, Piece, Runner
 from llamatui.app.tui.sampling_panel import Seed
 
 if TYPE_CHECKING:
     from llamatui.app.duel import Duel, Side
+    from llamatui.app.engine import Limits
     from llamatui.app.model import LoadedModel
     from llamatui.app.sampling import Sampling
     from llamatui.app.tui.app import LlamaApp
@@ -32,10 +34,7 @@ if TYPE_CHECKING:
 
 PROMPT_TOKENS = 60  # of its end, that are shown above both texts
 ALTERNATIVES = 10  # to say what each side thought of the other's token
-REASONS = {
-    "eos": "the end", "length": "length reached", "context": "the context is full", "cancelled": "stopped",
-    "error": "failed",
-}  # fmt: skip
+REASONS = {**Room.REASONS, "eos": "the end"}
 SIDES = ("left", "right")
 
 
@@ -58,7 +57,7 @@ class DuelRun:
         model: "LoadedModel",
         backends: "dict[str, Backend]",
         prompt: list[int],
-        stop_ids: frozenset[int],
+        limits: "Limits",
         seed: int,
         sides: "list[tuple[str, Sampling]]",
         context: int | None,
@@ -68,7 +67,7 @@ class DuelRun:
         self._model = model
         self._backends = backends
         self._prompt = prompt
-        self._stop_ids = stop_ids
+        self._limits = limits
         self._seed = seed
         self._sides = sides
         self._context = context
@@ -81,12 +80,11 @@ class DuelRun:
 
     def __call__(self) -> None:
         from llamatui.app.duel import Duel, Side
-        from llamatui.app.engine import Limits
         from llamatui.tokenizers.base import StreamDecoder
 
         try:
             left, right = (Side(self._backend(name), sampling) for name, sampling in self._sides)
-            limits = Limits(stop_ids=self._stop_ids, alternatives=ALTERNATIVES)
+            limits = replace(self._limits, alternatives=ALTERNATIVES)
             self.duel = duel = Duel(self._prompt, limits, self._seed, left, right, self._context)
             tokenizer = self._model.tokenizer
             decoders = [StreamDecoder(tokenizer, after=self._prompt[-1]) for _ in SIDES]
@@ -108,9 +106,9 @@ class DuelRun:
 
         self._check(f"preparing {name}")
         model = self._model
-        if name == model.backend.name and not model.backend.preparing:
+        if name == model.backend.name:
             return model.backend
-        if name not in self._backends:  # one that is on its way to be replaced would change in mid-text
+        if name not in self._backends:
             tell = partial(self._preparing, name)
             self._backends[name] = create_backend(name, model.checkpoint, model.threads, tell)
         return self._backends[name]
@@ -139,6 +137,7 @@ class DuelRun:
 class CompareScreen(Screen[list[Piece] | None]):
     """Dismissed with the continuation that the reader chose, or None."""
 
+    TITLE = "The split view"
     AUTO_FOCUS = "Column"
     HELP = """
 Both sides go on from the same words with the same random numbers: what differs is due to the backend or the
@@ -157,6 +156,7 @@ settings that you choose above each text.
         Binding("p", "parting", "parting", id="compare.parting"),
         Binding("1", "take(0)", "take left", id="compare.left"),
         Binding("2", "take(1)", "take right", id="compare.right"),
+        Binding("question_mark", "app.help", "help", id="compare.help"),
     ]
     HORIZONTAL_BREAKPOINTS = [(0, "-stacked"), (60, "-beside")]  # noqa: RUF012 (Textual's own type)
     DEFAULT_CSS = """
@@ -178,19 +178,20 @@ settings that you choose above each text.
         self,
         model: "LoadedModel",
         prompt: list[int],
-        stop_ids: frozenset[int],
+        limits: "Limits",
         sampling: "Sampling",
         context: int | None = None,
     ) -> None:
         """
         Args:
+            limits: Of both sides.
             sampling: Of both sides to begin with; its seed, unless 0, is kept.
             context: Most positions to hold; None: what the model has.
         """
         super().__init__()
         self.model = model
         self.prompt = prompt
-        self.stop_ids = stop_ids
+        self.limits = limits
         self.seed = sampling.seed
         """Of the last run."""
         self.run: DuelRun | None = None
@@ -215,7 +216,7 @@ settings that you choose above each text.
 
     def on_mount(self) -> None:
         self._ticker = self.set_interval(1 / FRAMES_PER_SECOND, self._tick, pause=True)
-        self.query_one(Header).show(self.model.name)
+        self.query_one(Header).show(one_line(self.model.name))
         self._start(self.seed)
 
     def on_unmount(self) -> None:
@@ -240,7 +241,7 @@ settings that you choose above each text.
         runner = cast("LlamaApp", self.app).runner
         sides = [(corner.backend, corner.sampling) for corner in self.corners]
         self.run = DuelRun(
-            runner, self.model, self._backends, self.prompt, self.stop_ids, self.seed, sides, self.context
+            runner, self.model, self._backends, self.prompt, self.limits, self.seed, sides, self.context
         )
         runner.submit(self.run)
         self.busy = True
@@ -319,16 +320,9 @@ settings that you choose above each text.
         duel, status = run.duel, self.query_one(Status)
         if duel is not None:
             for corner, side in zip(self.corners, duel.sides, strict=True):
-                rate = (
-                    f"{side.rate:.0f} tok/s"
-                    if side.rate >= 10
-                    else f"{side.rate:.1f} tok/s"
-                    if side.rate
-                    else ""
-                )
                 reading = side.generation is not None and not side.records and self.busy
                 why = "reading" if reading else REASONS.get(side.reason or "", "")
-                corner.show_state(" · ".join(filter(None, [rate, why])))
+                corner.show_state(" · ".join(filter(None, [rate_text(side.rate), why])))
         if run.error is not None:
             message, hint = explain(run.error)
             status.say(f"{message}: {hint}" if hint else message, "$text-error")

@@ -1,5 +1,6 @@
 """Where a message is written: grows with its text, Enter sends, a paste never does."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widgets import TextArea
 
-from llamatui.app.tui.slash import Suggestion, Values, is_command, message, suggestions
+from llamatui.app.tui.slash import Suggestion, is_command, message
 from llamatui.app.tui.slash_menu import SlashMenu
 
 
@@ -37,6 +38,9 @@ class Composer(Editor):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "submit", "send", id="chat.send"),
+        Binding("ctrl+j,shift+enter", "new_line", "new line", show=False, id="chat.new-line"),
+        Binding("tab", "complete", "complete the command", show=False, id="chat.complete"),
+        Binding("escape", "close_menu", "close the commands", show=False, id="chat.close-commands"),
         Binding("up", "leave_or_up", "messages", id="chat.messages"),
         Binding("ctrl+g", "screen.edit_outside", "editor", id="chat.editor"),
         Binding("pageup", "screen.scroll_transcript('page_up')", "scroll up", show=False, id="chat.page-up"),
@@ -70,6 +74,8 @@ class Composer(Editor):
 
     @dataclass
     class Submitted(Message):
+        """It left the composer; who cannot use it gives it back."""
+
         text: str
         command: bool
         """Whether it is one, and no message."""
@@ -77,11 +83,13 @@ class Composer(Editor):
     class Left(Message):
         """The cursor went up from the first line."""
 
-    def __init__(self, placeholder: str, menu: SlashMenu, values: Values) -> None:
-        """`values`: see `llamatui.app.tui.slash`."""
+    def __init__(
+        self, placeholder: str, menu: SlashMenu, suggestions: Callable[[str], list[Suggestion]]
+    ) -> None:
+        """`suggestions`: of what a command could become."""
         super().__init__(placeholder=placeholder, highlight_cursor_line=False)
         self._menu = menu
-        self._values = values
+        self._suggestions = suggestions
         self._slash_typed = False
         self._closed_at: str | None = None  # the text with which Esc closed the menu
 
@@ -96,6 +104,11 @@ class Composer(Editor):
         self.move_cursor(self.document.end)
         self._offer()
 
+    def give_back(self, text: str, *, command: bool = False) -> None:
+        """Puts `text` in front of what was typed since."""
+        since = self.text
+        self.put(f"{text}\n{since}" if since else text, command=command and not since)
+
     def action_submit(self) -> None:
         self._offer()
         choice = self._menu.choice
@@ -103,11 +116,11 @@ class Composer(Editor):
             self.put(choice.text, command=True)
             if not choice.complete:
                 return
-        self._menu.offer([])
-        text = self.text
-        if self._slash_typed and not self.is_command:
+        text, command = self.text, self.is_command
+        if self._slash_typed and not command:
             text = message(text)
-        self.post_message(self.Submitted(text, self.is_command))
+        self.put("")  # at once: what is typed while the room is busy with it is no part of it
+        self.post_message(self.Submitted(text, command))
 
     def choose(self, choice: Suggestion) -> None:
         """Takes one from the menu."""
@@ -121,40 +134,47 @@ class Composer(Editor):
         if self.text != self._closed_at:
             self._closed_at = None
         shown = self.is_command and self._closed_at is None
-        self._menu.offer(suggestions(self.text, self._values) if shown else [])
+        self._menu.offer(self._suggestions(self.text) if shown else [])
 
     def on_text_area_changed(self) -> None:
         self._offer()
 
     async def _on_key(self, event: events.Key) -> None:
-        # Bindings come after keys that are still in the queue, priority bindings before them.
-        if self._key(event):
-            event.stop()
-            event.prevent_default()
-        elif event.character == "/" and min(self.selection) == (0, 0):
+        if event.character == "/" and min(self.selection) == (0, 0):
             self._slash_typed = True
+        elif not event.is_printable:
+            # At once: else the bindings would come after keys that are still in the queue.
+            active = self.screen.active_bindings.get(event.key)
+            if active is not None and active.node is self and active.enabled:
+                event.stop()
+                event.prevent_default()
+                await self.run_action(active.binding.action)
 
-    def _key(self, event: events.Key) -> bool:
-        """Whether the key is done with."""
-        match event.key:
-            case "enter":
-                self.action_submit()
-            case "ctrl+j" | "shift+enter":
-                self.replace("\n", *self.selection, maintain_selection_offset=False)
-                self.scroll_cursor_visible()
-            case "up" | "down" if self._menu.is_open:
-                self._menu.move(-1 if event.key == "up" else 1)
-            case "tab" if self._menu.choice:
-                self.put(self._menu.choice.text, command=True)
-            case "escape" if self._menu.is_open:
-                self._closed_at = self.text
-                self._menu.offer([])
-            case _:
-                return False
-        return True
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return self._menu.is_open if action in ("complete", "close_menu") else True
+
+    def action_new_line(self) -> None:
+        self.replace("\n", *self.selection, maintain_selection_offset=False)
+        self.scroll_cursor_visible()
+
+    def action_complete(self) -> None:
+        if self._menu.choice:
+            self.put(self._menu.choice.text, command=True)
+
+    def action_close_menu(self) -> None:
+        self._closed_at = self.text
+        self._menu.offer([])
+
+    def action_cursor_down(self, select: bool = False) -> None:
+        if self._menu.is_open:
+            self._menu.move(1)
+        else:
+            super().action_cursor_down(select)
 
     def action_leave_or_up(self) -> None:
-        if self.wrapped_document.location_to_offset(self.cursor_location).y == 0:
+        if self._menu.is_open:
+            self._menu.move(-1)
+        elif self.wrapped_document.location_to_offset(self.cursor_location).y == 0:
             self.post_message(self.Left())
         else:
             self.action_cursor_up()

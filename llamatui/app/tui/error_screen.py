@@ -87,7 +87,7 @@ class ErrorScreen(Screen[ErrorChoice]):
         }
 
     def compose(self) -> ComposeResult:
-        message, hint = map(printable, explain(self._error))
+        message, hint = explain(self._error)
         with VerticalScroll(can_focus=False):
             yield Static(self._title, id="title", classes="text", markup=False)
             yield Static(message, id="message", classes="text", markup=False)
@@ -102,7 +102,8 @@ class ErrorScreen(Screen[ErrorChoice]):
 
 
 def explain(error: Exception) -> tuple[str, str]:
-    """(what went wrong, what to do) in words; a bug says that it is one."""
+    """(what went wrong, what to do) in words that are safe to show; a bug says that it is one."""
     if isinstance(error, LlamatuiError):
-        return error.message, error.hint
-    return f"{type(error).__name__}: {error}", "this should not happen: please report it, with these words"
+        return printable(error.message), printable(error.hint)
+    said = f"{type(error).__name__}: {error}"
+    return printable(said), "this should not happen: please report it, with these words"

@@ -22,25 +22,30 @@ def edit_outside(app: App[Any], text: str) -> str:
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ""
     if not editor.strip():
         raise UsageError("no editor is set", "export EDITOR=nano, or another one, before llamatui")
-    folder = Path(tempfile.mkdtemp(prefix="llamatui-"))
-    path = folder / "message.md"
     try:
-        path.write_text(text, "utf-8", newline="\n")
-        command = [*_words(editor), str(path)]
-        with app.suspend():
-            code = subprocess.run(command, check=False).returncode
-        if code:
-            raise LlamatuiError(f"{command[0]} ended with exit code {code}", "the text is as it was")
-        return path.read_text("utf-8", "replace").removesuffix("\n")
+        # Some editors leave a backup beside the file.
+        with tempfile.TemporaryDirectory(prefix="llamatui-", ignore_cleanup_errors=True) as folder:
+            path = Path(folder, "message.md")
+            path.write_text(text, "utf-8", newline="\n")
+            command = [*_words(editor), str(path)]
+            with app.suspend():
+                failed = _failed(command)
+            if failed:
+                raise LlamatuiError(*failed)
+            return path.read_text("utf-8", "replace").removesuffix("\n")
     except OSError as error:
-        raise LlamatuiError(
-            f"{editor}: {error.strerror or error}", "set EDITOR to a program that is there"
-        ) from error
+        raise LlamatuiError(f"no file for the editor: {error.strerror or error}") from error
     except SuspendNotSupported as error:
         raise LlamatuiError("this terminal cannot make room for an editor") from error
-    finally:
-        path.unlink(missing_ok=True)
-        folder.rmdir()
+
+
+def _failed(command: list[str]) -> tuple[str, str] | None:
+    """Runs it; says why it failed, and what to do. An exception would leave the app suspended for ever."""
+    try:
+        code = subprocess.run(command, check=False).returncode
+    except OSError as error:
+        return f"{command[0]}: {error.strerror or error}", "set EDITOR to a program that is there"
+    return (f"{command[0]} ended with exit code {code}", "the text is as it was") if code else None
 
 
 def _words(command: str) -> list[str]:

@@ -5,6 +5,8 @@ from bisect import bisect_left
 
 from rich.cells import cell_len, split_graphemes
 
+MEASURE = 72  # columns of text, about what a line of a book holds
+
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _CHUNK = re.compile(r"\n|[^\S\n]+|\S+")
 

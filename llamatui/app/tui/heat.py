@@ -60,11 +60,14 @@ class Legend(Widget):
     Legend { height: 1; width: 1fr; color: $text-muted; display: none; }
     """
     NAMES = (" > 90 % ", " > 50 % ", " > 20 % ", " > 5 % ", " > 1 % ", " rare ")
+    SHORT = (" 90 % ", " 50 % ", " 20 % ", " 5 % ", " 1 % ", " rare ")
 
     def render_line(self, y: int) -> Strip:
         base = self.rich_style
-        line = [Segment("likely ", base)]
-        line += [Segment(name, base + style) for name, style in zip(self.NAMES, ramp_of(self), strict=True)]
+        fits = len("likely ") + len("".join(self.NAMES)) <= self.size.width
+        line = [Segment("likely ", base)] if fits else []
+        names = self.NAMES if fits else self.SHORT
+        line += [Segment(name, base + style) for name, style in zip(names, ramp_of(self), strict=True)]
         room = self.size.width - sum(len(segment.text) for segment in line)
         return Strip([Segment(" " * max(room // 2, 0), base), *line]).adjust_cell_length(
             self.size.width, base

@@ -1,6 +1,6 @@
-"""All keys that do something here, read from the bindings themselves, and what the room is about."""
+"""All keys that do something here, read from the bindings themselves, and what the screen is about."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import events
 from textual.app import ComposeResult
@@ -13,11 +13,10 @@ from textual.widgets import Markdown, Static
 from llamatui.app.tui.keys import EVERYWHERE, own_bindings, rebound, show_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from textual.dom import DOMNode
-
-    from llamatui.app.tui.room import Room
+    from textual.screen import Screen
 
 KEY_CELLS = 16
 
@@ -48,17 +47,17 @@ class HelpScreen(ModalScreen[None]):
     }
     """
 
-    def __init__(self, room: "Room") -> None:
+    def __init__(self, about: "Screen[Any]", keymap: "Mapping[str, str]") -> None:
         super().__init__()
-        self._room = room
+        self._about = about
+        self._keymap = keymap
 
     def compose(self) -> ComposeResult:
-        room = self._room
+        about = self._about
         with Vertical():
-            yield Static(f"The {room.NAME} room", classes="title")
+            yield Static(about.title or "", classes="title", markup=False)
             with VerticalScroll(can_focus=False):
-                if room.HELP:
-                    yield Markdown(room.HELP, open_links=False)
+                yield Markdown(about.HELP, open_links=False)
                 for group, bindings in self._groups().items():
                     yield Static(group, classes="group")
                     yield Static(listed(bindings), classes="keys")
@@ -71,16 +70,16 @@ class HelpScreen(ModalScreen[None]):
         self.query_one(VerticalScroll).styles.max_height = max(self.size.height - 6, 3)
 
     def _groups(self) -> dict[str, list[Binding]]:
-        """The room's keys first, those of every room last."""
-        room = self._room
-        nodes: list[DOMNode] = [room, *room.walk_children(), self.app]
+        """The screen's own keys first, those of every room last."""
+        about = self._about
+        nodes: list[DOMNode] = [about, *about.walk_children(), self.app]
         kinds = dict.fromkeys(kind for node in nodes for kind in type(node).__mro__)
         bindings = [binding for kind in kinds for binding in own_bindings(kind) if binding.description]
-        groups: dict[str, list[Binding]] = {room.NAME: []}
-        for binding in rebound(bindings, room.options.keys):
+        groups: dict[str, list[Binding]] = {}
+        for binding in rebound(bindings, self._keymap):
             groups.setdefault((binding.id or "").partition(".")[0], []).append(binding)
         last = groups.pop(EVERYWHERE)
-        here = groups.pop(room.NAME)
+        here = groups.pop(next(iter(groups)))
         shown = {name.replace("_", " "): keys for name, keys in {"here": here, **groups}.items() if keys}
         return {**shown, "in every room": last}
 

@@ -1,7 +1,7 @@
 """What the model thinks of the words on the page: the heat map, and what else could stand at the cursor.
 
 Tokens that were written while nobody wanted to know have no record. They are scored behind the reader's back,
-on the inference thread, which has at most one such job at a time.
+on the inference thread; of such jobs only the newest is wanted.
 """
 
 from collections.abc import Iterator
@@ -127,7 +127,10 @@ class Insight:
             message, hint = explain(event.error)
             self._room.notify(f"{message}\n{hint}", title="The model failed", severity="error", markup=False)
         elif current and asked.whole_page:
-            said = "" if event.done else f"reading {asked.told}/{asked.count} for the heat map"
+            said = f"reading {asked.told}/{asked.count} for the heat map"
+            if event.done:
+                whole = self.page.tokens[-1].record is not None
+                said = "" if whole else "the heat map ends where the context does"
             self._room.query_one(Status).say(said)
         elif current and event.done:
             self.fill()
@@ -158,7 +161,9 @@ class Insight:
             popup.ask(label, "… as soon as the model has stopped")
         elif ask:
             ids, first = story.question(page.cursor)
-            if first:
+            if first > story.session.context:
+                popup.ask(label, "The context ends before it.")
+            elif first:
                 popup.ask(label, "…")
                 self._ask(ids, first, [token], whole_page=False)
             else:

@@ -16,7 +16,8 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from llamatui.app.tui.bars import one_line, shortened
-from llamatui.app.tui.runner import Runner
+from llamatui.app.tui.error_screen import explain
+from llamatui.app.tui.runner import Closing, Runner
 
 if TYPE_CHECKING:
     from llamatui.app.shelf import Shelved
@@ -71,6 +72,12 @@ class ModelPicker(ModalScreen["Shelved | None"]):
     class Free(Message):
         memory: int | None
 
+    @dataclass
+    class Failed(Message):
+        """Not all models could be looked for."""
+
+        error: Exception
+
     def __init__(
         self, current: Path, is_open: bool, context: int | None, reader: Runner, wanted: str = ""
     ) -> None:
@@ -92,6 +99,7 @@ class ModelPicker(ModalScreen["Shelved | None"]):
         self._shown: list[Shelved] = []
         self._free: int | None = None
         self._done = False
+        self._failure = ""
 
     def compose(self) -> ComposeResult:
         with Vertical():
@@ -104,18 +112,28 @@ class ModelPicker(ModalScreen["Shelved | None"]):
     def on_mount(self) -> None:
         self.query_one(OptionList).can_focus = False
         self.query_one(Input).focus()
-        self._reader.submit(self._look)
+        self._reader.submit(self._look_for_models)
 
     def on_resize(self) -> None:
         self._show()
 
+    def _look_for_models(self) -> None:
+        """Called on the reader's thread."""
+        try:
+            self._look()
+        except Closing:
+            raise
+        except Exception as error:  # the list says it, and has what was found before
+            self.post_message(self.Failed(error))
+
     def _look(self) -> None:
-        """Reads all headers. Called on the reader's thread."""
+        """Reads all headers."""
         from llamatui.app.memory import available_memory
+        from llamatui.app.model import current_folder
         from llamatui.app.shelf import Shelved, look, model_files, offers
 
         self.post_message(self.Free(available_memory()))
-        files = model_files(Path.cwd(), self._current.parent)
+        files = model_files(*current_folder(), self._current.parent)
         found: list[Shelved] = []
         if self._is_open and not self._current.exists():
             gone = "deleted; it stays open until you leave it"
@@ -134,6 +152,11 @@ class ModelPicker(ModalScreen["Shelved | None"]):
 
     def on_model_picker_free(self, message: "ModelPicker.Free") -> None:
         self._free = message.memory
+
+    def on_model_picker_failed(self, message: "ModelPicker.Failed") -> None:
+        self._failure = f"Not all could be looked at. {explain(message.error)[0]}"
+        self._done = True
+        self._show()
 
     def on_model_picker_read(self, message: "ModelPicker.Read") -> None:
         self._models += message.models
@@ -170,7 +193,12 @@ class ModelPicker(ModalScreen["Shelved | None"]):
         return 0
 
     def _is_current(self, model: "Shelved") -> bool:
-        return self._is_open and model.path is not None and model.path.resolve() == self._current.resolve()
+        if not self._is_open or model.path is None:
+            return False
+        try:
+            return model.path.resolve() == self._current.resolve()
+        except OSError:  # a relative path, and the current folder is gone
+            return model.path == self._current
 
     @property
     def _highlighted(self) -> "Shelved | None":
@@ -212,7 +240,7 @@ class ModelPicker(ModalScreen["Shelved | None"]):
         about = self.query_one(".about", Static)
         model = self._highlighted
         if model is None:
-            about.update("Nothing is called so." if self._done else "Looking …")
+            about.update(self._failure or ("Nothing is called so." if self._done else "Looking …"))
             return
         free = f"{short_size(self._free)} of memory are free now" if self._free is not None else ""
         if model.problem:
@@ -226,6 +254,8 @@ class ModelPicker(ModalScreen["Shelved | None"]):
         else:
             again = "it is open: Enter changes nothing" if self._is_current(model) else "Enter opens it"
             lines = [one_line(str(model.path)), " · ".join(filter(None, (free, again)))]
+        if self._failure:
+            lines[-1:] = [one_line(self._failure)]
         width = max(about.content_size.width, 20)
         about.update("\n".join(shortened(line, width) for line in lines))
 

@@ -67,11 +67,15 @@ class Openings(VerticalScroll):
         self.query_one(".back").display = shown
 
 
+NEWLINE = "⏎"  # in the writing line, which has but one
+
+
 class WritingLine(Input):
     """Where the writer's words come from."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "screen.to_page", "to the page", show=False, id="story.to_page"),
+        Binding("ctrl+j", "newline", "new line", show=False, id="story.newline"),
     ]
     DEFAULT_CSS = """
     WritingLine, WritingLine:focus {
@@ -88,6 +92,24 @@ class WritingLine(Input):
     class Shortcut(Message):
         key: str
 
+    @dataclass
+    class Written(Message):
+        """The text left the line; who cannot use it gives it back."""
+
+        text: str
+
+    async def action_submit(self) -> None:
+        self.post_message(self.Written(self.value.replace(NEWLINE, "\n")))
+        self.clear()  # at once: what is typed while the room is busy with it is no part of it
+
+    def give_back(self, text: str) -> None:
+        """Puts `text` in front of what was typed since."""
+        self.value = " ".join(filter(None, (text.replace("\n", NEWLINE), self.value)))
+        self.cursor_position = len(self.value)
+
+    def action_newline(self) -> None:
+        self.insert_text_at_cursor(NEWLINE)
+
     async def _on_key(self, event: events.Key) -> None:
         if event.key in self.shortcuts and not self.value:
             event.stop()
@@ -98,4 +120,4 @@ class WritingLine(Input):
         # An Input keeps only the first line.
         event.stop()
         event.prevent_default()
-        super()._on_paste(events.Paste(" ".join(filter(None, event.text.splitlines()))))
+        super()._on_paste(events.Paste(NEWLINE.join(event.text.splitlines())))

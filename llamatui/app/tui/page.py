@@ -19,13 +19,11 @@ from textual.selection import Selection
 from textual.strip import Strip
 from textual.widget import Widget
 
-from llamatui.app.tui.flow import Flow, printable
+from llamatui.app.tui.flow import MEASURE, Flow, printable
 from llamatui.app.tui.heat import heat, ramp_of
 
 if TYPE_CHECKING:
     from llamatui.app.story import Token
-
-MEASURE = 72  # columns of text, about what a line of a book holds
 
 
 class Page(ScrollView, can_focus=True):
@@ -251,6 +249,11 @@ class Page(ScrollView, can_focus=True):
         """Where `token` begins in `text`."""
         return self._ends[token - 1] if token else 0
 
+    def look_at(self, token: int) -> None:
+        """Scrolls to `token`, as soon as the page has its size."""
+        if (shown := self._visible(token)) is not None:
+            self.call_after_refresh(self._scroll_to_token, shown)
+
     def cursor_region(self) -> Region | None:
         """Where the cursor is on the screen; None where it is not."""
         if self._cursor is None:
@@ -259,7 +262,7 @@ class Page(ScrollView, can_focus=True):
         y = line + 1 - self.scroll_offset.y
         if not 0 <= y < self.size.height:
             return None
-        width = max(len(printable(self._tokens[self._cursor].text).strip()), 1)
+        width = max(cell_len(printable(self._tokens[self._cursor].text).strip()), 1)
         return Region(self.region.x + self._margin + column, self.region.y + y, width, 1)
 
     def _visible(self, token: int) -> int | None:
@@ -285,7 +288,10 @@ class Page(ScrollView, can_focus=True):
 
     def _show_cursor(self) -> None:
         assert self._cursor is not None
-        line, _ = self._place(self._cursor)
+        self._scroll_to_token(self._cursor)
+
+    def _scroll_to_token(self, token: int) -> None:
+        line, _ = self._place(token)
         self.scroll_to_region(Region(0, line, 1, 3), animate=False, force=True)  # with a line around it
 
     def _put_in(self) -> bool:

@@ -1,6 +1,7 @@
 """The page while it is edited, and what of the story that changes."""
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import ClassVar
@@ -60,7 +61,7 @@ class Desk(Center):
     def __init__(self) -> None:
         super().__init__()
         self._page = ""
-        self._left: str | None = None  # what was changed on that page, and not saved
+        self._left: dict[str, str] = {}  # what pages were changed to, and not saved
 
     def compose(self) -> ComposeResult:
         yield PageEditor(highlight_cursor_line=False)
@@ -71,8 +72,8 @@ class Desk(Center):
 
     def begin(self, page: str, at: int) -> str:
         """Shows the page with the cursor at its character `at`; returns what there is to say about it."""
-        again = self._left if page == self._page else None
-        self._page, self._left = page, None
+        self._page = page
+        again = self._left.pop(page, None)
         text = page if again is None else again
         self.display = True
         self.editor.load_text(text)
@@ -90,7 +91,7 @@ class Desk(Center):
         elif event.saved:
             self.post_message(self.Cleared(event.text, "edited"))
         else:
-            self._left = event.text
+            self._left[self._page] = event.text
             self.post_message(self.Cleared(None, "as it was; e brings your changes back"))
 
 
@@ -109,7 +110,7 @@ def smallest_change(story: str, edited: str) -> tuple[int, int, str]:
     return start, end, edited[places[start] : len(edited) - (len(shown) - places[end])]
 
 
-def shared(one: str, other: str) -> int:
-    """How many characters at the front are the same."""
+def shared(one: Sequence[object], other: Sequence[object]) -> int:
+    """How many at the front are the same."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -1,6 +1,7 @@
 """What the rooms share: bars, sampling panel, starting and stopping, and draining the inference thread."""
 
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,12 +20,15 @@ from llamatui.app.tui.runner import Piece, Run, Runner
 from llamatui.app.tui.sampling_panel import SamplingPanel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
-    from llamatui.app.engine import Generation, Session
+    from llamatui.app.engine import Generation, Limits, Session
     from llamatui.app.model import LoadedModel
+    from llamatui.app.sampling import Sampling
 
-FRAMES_PER_SECOND = 20
+FRAMES_PER_SECOND = 30
+SCREEN_SHARE = 0.05  # of one core: where the model has them all, what the screen takes the model lacks
+SLOWEST_FRAME = 0.25  # seconds
 RATES_PER_SECOND = 4  # a number that changes faster cannot be read
 
 
@@ -53,7 +57,6 @@ class Room(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "stop", id="app.stop"),
         Binding("escape", "home", "back", id="app.back"),
-        Binding("f1", "toggle_help", "help", show=False, id="app.help"),
     ]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 (Textual's own type)
     DEFAULT_CSS = """
@@ -69,14 +72,17 @@ class Room(Screen[None]):
 
     def __init__(self, options: Launch, runner: Runner) -> None:
         super().__init__()
+        self.title = f"The {self.NAME} room"
         self.options = options
         self.runner = runner
         self.model: LoadedModel | None = None
         self.run: Run | None = None
         self.announced = "opening the model"
         """What happens until there is a model."""
-        self._turning = False  # between two states: turns and widgets are being added or recorded
+        self._turning = False
+        self._stopped = False  # while turning: what follows shall not begin
         self._rate_shown = 0.0
+        self._drawn = (0.0, 0.0)  # the clock, and what the event loop had computed, at the last frame
         self._soon = ""  # what is on its way beside what the room does
         self._ticker: Timer | None = None
 
@@ -90,8 +96,8 @@ class Room(Screen[None]):
         """The widgets of the side column, which narrow screens hide until it is asked for."""
         yield SamplingPanel(self.options.sampling)
 
-    def question(self) -> "tuple[list[int], frozenset[int]] | None":
-        """(prompt, stop ids) of what the model would say now; None where there is nothing to go on from."""
+    def question(self) -> "tuple[list[int], Limits] | None":
+        """(prompt, limits) of what the model would say now; None where there is nothing to go on from."""
         raise NotImplementedError
 
     async def accept(self, pieces: list[Piece]) -> None:
@@ -127,6 +133,11 @@ class Room(Screen[None]):
     def home(self) -> Widget:
         """What has the focus when nothing else needs it."""
         raise NotImplementedError
+
+    @property
+    def editing(self) -> bool:
+        """Whether a text is being changed that another model would replace."""
+        return False
 
     # What all rooms do.
 
@@ -188,8 +199,17 @@ class Room(Screen[None]):
     def busy(self) -> bool:
         return self.run is not None or self._turning
 
+    @contextmanager
+    def changing(self) -> "Iterator[None]":
+        """Between two states, while turns and widgets are added or recorded, the room is busy."""
+        self._turning, self._stopped = True, False
+        try:
+            yield
+        finally:
+            self._turning = self._stopped = False
+
     def generate(
-        self, start: "Callable[[], Generation]", until: "Callable[[str, str], bool] | None" = None
+        self, start: "Callable[[Sampling], Generation]", until: "Callable[[str, str], bool] | None" = None
     ) -> None:
         """Starts a generation on the inference thread; `receive` and `finished` follow.
 
@@ -198,7 +218,9 @@ class Room(Screen[None]):
         assert self.run is None
         assert self.model is not None
         assert self._ticker is not None
-        self.run = Run(start, self.model.tokenizer, until)
+        self.run = Run(start, self.query_one(SamplingPanel).sampling, self.model.tokenizer, until)
+        if self._stopped:
+            self.run.cancel()
         self.runner.submit(self.run)
         self.query_one(Status).say("reading")
         self._ticker.resume()
@@ -206,7 +228,7 @@ class Room(Screen[None]):
 
     async def _tick(self) -> None:
         run = self.run
-        if run is None:
+        if run is None or not (run.done or self._frame_is_due()):
             return
         text, done = run.drain()
         if text:
@@ -217,15 +239,21 @@ class Room(Screen[None]):
             self._rate_shown = now
             self._show_progress(run)
 
+    def _frame_is_due(self) -> bool:
+        """Whether what the last frame cost is little enough of the time since then."""
+        now, computed = time.monotonic(), time.thread_time()
+        drawn, before = self._drawn
+        if now - drawn < min((computed - before) / SCREEN_SHARE, SLOWEST_FRAME):
+            return False
+        self._drawn = now, computed
+        return True
+
     async def _finish(self, run: Run) -> None:
-        self._turning = True
-        try:
+        with self.changing():
             assert self._ticker is not None
             self._ticker.pause()
             self.run = None
             await self.finished(run)
-        finally:
-            self._turning = False
         self._show_progress(run)
         self.show_engine()  # how many threads there are is known for certain only now
         if run.error is not None:
@@ -259,9 +287,10 @@ class Room(Screen[None]):
         return isinstance(self.focused, Input | TextArea)
 
     def stop(self) -> None:
-        """Ends the generation; what it made so far stays."""
+        """Ends the generation, or the one that is about to begin; what it made so far stays."""
         if self.run is not None:
             self.run.cancel()
+        self._stopped = self._turning
 
     def action_stop(self) -> None:
         self.stop()
@@ -278,8 +307,8 @@ class Room(Screen[None]):
 
     def on_sampling_panel_changed(self, event: SamplingPanel.Changed) -> None:
         """What the panel says holds from the next token on; a seed, from the next generation on."""
-        if self.run is not None and self.run.generation is not None:
-            self.run.generation.sampler.settings = event.sampling
+        if self.run is not None:
+            self.run.sample(event.sampling)
 
     def action_toggle_sampling(self) -> None:
         shown = self.query_one("#side").display
@@ -289,8 +318,3 @@ class Room(Screen[None]):
             self.home.focus()
         else:
             self.query_one("#temperature").focus()
-
-    def action_toggle_help(self) -> None:
-        from llamatui.app.tui.help_screen import HelpScreen
-
-        self.app.push_screen(HelpScreen(self))

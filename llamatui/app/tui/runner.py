@@ -2,7 +2,7 @@
 
 One thread generates: a session belongs to one thread at a time, and OpenMP keeps a pool of workers per
 calling thread. Other runners, beside it, open models and read headers. The thread appends to a deque that the
-screen drains 30 times a second; a call into the event loop per token would cost 95 % of the speed.
+screen drains now and then; a call into the event loop per token would cost 95 % of the speed.
 """
 
 import threading
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llamatui.app.engine import Generation, TokenRecord
+    from llamatui.app.sampling import Sampling
     from llamatui.tokenizers.base import Tokenizer
 
 LONGEST_CHARACTER = 4  # bytes, in UTF-8
@@ -42,12 +43,14 @@ class Run:
 
     def __init__(
         self,
-        start: "Callable[[], Generation]",
+        start: "Callable[[Sampling], Generation]",
+        sampling: "Sampling",
         tokenizer: "Tokenizer",
         until: "Callable[[str, str], bool] | None" = None,
     ) -> None:
         """`until(text so far, piece)`: whether to stop before that piece."""
         self._start = start
+        self._sampling = sampling
         self._tokenizer = tokenizer
         self._until = until
         self._fresh: deque[Piece] = deque()
@@ -61,7 +64,8 @@ class Run:
         from llamatui.tokenizers.base import StreamDecoder
 
         try:
-            self.generation = generation = self._start()
+            self.generation = generation = self._start(self._sampling)
+            generation.sampler.settings = self._sampling  # it may have changed meanwhile
             if self._cancelled.is_set():  # before there was a generation to cancel
                 generation.cancel()
             decoder = StreamDecoder(self._tokenizer)
@@ -85,6 +89,12 @@ class Run:
         self._cancelled.set()
         if self.generation is not None:
             self.generation.cancel()
+
+    def sample(self, sampling: "Sampling") -> None:
+        """Lets `sampling` hold from the next token on; its seed was chosen already."""
+        self._sampling = sampling
+        if self.generation is not None:
+            self.generation.sampler.settings = sampling
 
     def drain(self) -> tuple[str, bool]:
         """The text since the last call, and whether that was all."""
@@ -158,15 +168,17 @@ class Closing(Exception):  # noqa: N818 (no error)
 class Runner:
     """Runs jobs one after another on a thread of its own, which starts with the first job."""
 
-    def __init__(self, name: str = "inference") -> None:
+    def __init__(self, name: str, failed: Callable[[Exception], object]) -> None:
+        """`failed` is called on that thread with what a job raised; the next job follows."""
         self._name = name
+        self._failed = failed
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self._open: list[Run | Scoring] = []  # what may have to be cancelled
 
     def submit(self, job: Callable[[], None]) -> None:
-        """`job` handles its own errors; only `Closing` may leave it."""
+        """`job` may leave by raising `Closing`."""
         if self._closing.is_set():
             return
         if self._thread is None:
@@ -199,3 +211,5 @@ class Runner:
                 job()
             except Closing:
                 continue
+            except Exception as error:
+                self._failed(error)

@@ -254,6 +254,11 @@ class SamplingPanel(Vertical):
         yield Seed(self.sampling.seed)
         yield Label(HINT, classes="hint")
 
+    def put(self, name: str, value: float) -> None:
+        """Sets a field, as if somebody typed it; the seed 0 is none."""
+        text = str(value or "") if name == "seed" else f"{value:.12g}"
+        self.query_one(f"#{name}", Input).value = text
+
     def show_seed(self, seed: int) -> None:
         """Tells which seed is in use."""
         self.query_one(Seed).show(seed)

@@ -1,42 +1,28 @@
-"""Commands that are typed: what there is, what was meant, and how it is completed. No screen here."""
+"""Commands that are typed: what was meant, and how it is completed. No screen here."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llamatui.app.tui.chat_commands import ChatCommands
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
     name: str
     help: str
+    do: "Callable[[ChatCommands, str], Awaitable[None] | None]"
+    """Called with what stands behind the name."""
     argument: str = ""
-    """How it is called in the help; "" where there is none."""
+    """How that is called in the help; "" where there is none."""
     needed: bool = False
     """Whether nothing happens without it."""
-
-
-COMMANDS = {
-    command.name: command
-    for command in (
-        Command("help", "all keys and commands"),
-        Command("system", "who the model shall be", "TEXT"),
-        Command("set", "temperature, top_p, seed and the like", "NAME VALUE", needed=True),
-        Command("model", "talk to another model"),
-        Command("backend", "compute with another engine", "NAME", needed=True),
-        Command("retry", "another answer; the old one stays beside it"),
-        Command("continue", "let the last answer go on"),
-        Command("edit", "change your last message and ask again"),
-        Command("undo", "back to the branch before"),
-        Command("redo", "undo the undo"),
-        Command("copy", "the last answer", "code"),
-        Command("compare", "answer with two engines or settings side by side"),
-        Command("save", "the whole chat, all branches, as JSON", "FILE.json"),
-        Command("export", "what is shown, to read", "FILE.md"),
-        Command("clear", "begin anew; /undo brings this chat back"),
-        Command("new", "the same as /clear"),
-        Command("theme", "other colours", "NAME", needed=True),
-        Command("quit", "leave"),
-    )
-}
+    waits: bool = False
+    """Whether it has to wait until an answer has ended."""
+    needs_turns: bool = False
+    anytime: bool = False
+    """Whether it can be done before there is a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +58,15 @@ def message(text: str) -> str:
     return text[1:] if text.startswith("//") else text
 
 
-def suggestions(text: str, values: Values) -> list[Suggestion]:
+def suggestions(text: str, commands: Mapping[str, Command], values: Values) -> list[Suggestion]:
     """What `text` could become."""
     if not is_command(text) or "\n" in text:
         return []
     typed, space, argument = text[1:].partition(" ")
     typed = typed.lower()
     if not space:
-        begins = [command for name, command in COMMANDS.items() if name.startswith(typed)]
-        inside = [command for name, command in COMMANDS.items() if typed in name and command not in begins]
+        begins = [command for name, command in commands.items() if name.startswith(typed)]
+        inside = [command for name, command in commands.items() if typed in name and command not in begins]
         return [
             Suggestion(
                 f"/{command.name} " if command.argument else f"/{command.name}",
@@ -90,7 +76,7 @@ def suggestions(text: str, values: Values) -> list[Suggestion]:
             )
             for command in begins + inside
         ]
-    if typed not in COMMANDS:
+    if typed not in commands:
         return []
     argument = argument.lstrip()
     found = [

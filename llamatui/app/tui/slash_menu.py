@@ -9,6 +9,7 @@ from textual.message import Message
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
+from llamatui.app.tui.bars import one_line
 from llamatui.app.tui.slash import Suggestion
 
 
@@ -38,9 +39,11 @@ class SlashMenu(OptionList, can_focus=False):
             return
         self._offered = found
         self.clear_options()
-        width = max((len(suggestion.label) for suggestion in found), default=0) + 3
+        labels = [one_line(one.label) for one in found]
+        width = max(map(len, labels), default=0) + 3
         self.add_options(
-            [Option(Content.assemble(f" {one.label:<{width}}", (one.help, "dim"))) for one in found]
+            Option(Content.assemble(f" {label:<{width}}", (one.help, "dim")))
+            for label, one in zip(labels, found, strict=True)
         )
         self.display = bool(found)
         self.highlighted = 0 if found else None

@@ -11,7 +11,9 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
+from llamatui.app.story_export import export_story, suggested_name
 from llamatui.app.tui.composer import Editor
+from llamatui.app.tui.flow import printable
 from llamatui.errors import LlamatuiError
 
 _DIALOG = """
@@ -26,12 +28,12 @@ _DIALOG = """
 """
 
 
-class MemoryDialog(ModalScreen[bool]):
-    """Dismissed with whether something was saved."""
+class MemoryDialog(ModalScreen[tuple[str, str] | None]):
+    """Dismissed with what was typed and not saved, if there is anything."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "save", "save", id="memory.save"),
-        Binding("escape", "dismiss(False)", "leave as it is", id="memory.leave"),
+        Binding("escape", "leave", "leave as it is", id="memory.leave"),
     ]
     DEFAULT_CSS = f"""
     MemoryDialog {{
@@ -44,23 +46,30 @@ class MemoryDialog(ModalScreen[bool]):
     }}
     """
 
-    def __init__(self, memory: str, note: str, save: Callable[[str, str], None]) -> None:
-        """`save(memory, note)` raises a LlamatuiError that says why it will not do."""
+    def __init__(
+        self, saved: tuple[str, str], shown: tuple[str, str], save: Callable[[str, str], None]
+    ) -> None:
+        """
+        Args:
+            saved: Memory and note as they are.
+            shown: As they are, or as they were when the dialog was left.
+            save: Raises a LlamatuiError that says why it will not do.
+        """
         super().__init__()
-        self._memory, self._note, self._save = memory, note, save
+        self._saved, self._shown, self._save = saved, shown, save
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(can_focus=False):
             yield Label("Memory", classes="title")
             yield Label("Read first and never forgotten: who is who, where it happens.", classes="hint")
             yield Editor(
-                self._memory, id="memory", placeholder="Max is a little dog. He is afraid of the sea.",
+                self._shown[0], id="memory", placeholder="Max is a little dog. He is afraid of the sea.",
                 highlight_cursor_line=False,
             )  # fmt: skip
             yield Label("Author's note", classes="title")
             yield Label("Read a little before the end: the tone, or what should come next.", classes="hint")
             yield Editor(
-                self._note, id="note", placeholder="It becomes dark and a little scary.",
+                self._shown[1], id="note", placeholder="It becomes dark and a little scary.",
                 highlight_cursor_line=False,
             )  # fmt: skip
             yield Label("Not on the page. Tab: the other field. Ctrl+S saves, Esc leaves.", classes="hint")
@@ -70,14 +79,24 @@ class MemoryDialog(ModalScreen[bool]):
         for editor in self.query(Editor):
             editor.move_cursor(editor.document.end)
 
-    def action_save(self) -> None:
+        if self._shown != self._saved:
+            _explain(self, "This was typed before and not saved yet.")
+
+    @property
+    def _typed(self) -> tuple[str, str]:
         memory, note = (self.query_one(f"#{name}", Editor).text.strip() for name in ("memory", "note"))
+        return memory, note
+
+    def action_save(self) -> None:
         try:
-            self._save(memory, note)
+            self._save(*self._typed)
         except LlamatuiError as error:
             _explain(self, f"{error.message}: {error.hint}")
         else:
-            self.dismiss(True)
+            self.dismiss(None)
+
+    def action_leave(self) -> None:
+        self.dismiss(self._typed if self._typed != self._saved else None)
 
 
 class SaveDialog(ModalScreen[Path | None]):
@@ -95,31 +114,30 @@ class SaveDialog(ModalScreen[Path | None]):
     }}
     """
 
-    def __init__(self, name: str, save: Callable[[str, bool], Path]) -> None:
-        """`save(name, overwrite)` raises FileExistsError, or a LlamatuiError that says what is wrong."""
+    def __init__(self, story: str) -> None:
         super().__init__()
-        self._suggested, self._save = name, save
+        self._story = story
         self._confirmed = ""  # the name of the file that may be overwritten
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(can_focus=False):
             yield Label("Save the story", classes="title")
-            yield Input(self._suggested, select_on_focus=False)
+            yield Input(suggested_name(self._story), select_on_focus=False)
             yield Label(
-                "Enter saves it: .txt as plain text, .md as Markdown. Esc leaves.\n"
-                f"Folder: {Path.cwd()}", classes="hint", markup=False,
+                f"Enter saves it: .txt as plain text, .md as Markdown. Esc leaves.{_folder()}",
+                classes="hint", markup=False,
             )  # fmt: skip
             yield Label("", classes="error", markup=False)
 
     def on_mount(self) -> None:
         line = self.query_one(Input)
-        line.selection = line.selection._replace(start=0, end=max(self._suggested.rfind("."), 0))
+        line.selection = line.selection._replace(start=0, end=max(line.value.rfind("."), 0))
 
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
         name = event.value.strip()
         try:
-            path = self._save(name, name == self._confirmed)
+            path = export_story(self._story, name, overwrite=name == self._confirmed)
         except FileExistsError:
             self._confirmed = name
             _explain(self, "There is such a file already. Enter once more overwrites it.")
@@ -132,6 +150,13 @@ class SaveDialog(ModalScreen[Path | None]):
     def _changed(self) -> None:
         self._confirmed = ""
         self.query_one(".error").display = False
+
+
+def _folder() -> str:
+    try:
+        return f"\nFolder: {printable(str(Path.cwd()))}"
+    except OSError:  # it was deleted
+        return ""
 
 
 def _explain(screen: ModalScreen[Any], text: str) -> None:

@@ -1,25 +1,23 @@
 """The story room: a page that two write on, the model and you."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import on
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.widget import Widget
-from textual.widgets import Input
 
 from llamatui.app.tui.alternatives import Alternatives
 from llamatui.app.tui.bars import Status
 from llamatui.app.tui.branches import Branches
 from llamatui.app.tui.clipboard import copy
+from llamatui.app.tui.flow import printable
 from llamatui.app.tui.heat import Legend
 from llamatui.app.tui.insight import Insight, Scored
 from llamatui.app.tui.launch import Launch
 from llamatui.app.tui.openings import CHOICES, OPENINGS, Opening, Openings, WritingLine
 from llamatui.app.tui.page import Page
-from llamatui.app.tui.page_editor import Desk, smallest_change
+from llamatui.app.tui.page_editor import Desk, shared, smallest_change
 from llamatui.app.tui.room import Room
 from llamatui.app.tui.runner import Piece, Run, Runner
 from llamatui.app.tui.story_side import StorySide
@@ -27,9 +25,12 @@ from llamatui.app.tui.telling import Telling
 from llamatui.errors import LlamatuiError
 
 if TYPE_CHECKING:
-    from llamatui.app.engine import Session
+    from pathlib import Path
+
+    from llamatui.app.engine import Limits, Session
     from llamatui.app.model import LoadedModel
-    from llamatui.app.story import Story
+    from llamatui.app.story import Story, Token
+    from llamatui.app.tree import Tree
 
 NUMBERS = "1234567890"
 
@@ -71,13 +72,13 @@ written anew stays on a branch of its own.
         Binding("y", "copy", "copy", show=False, id="story.copy"),
         Binding("n", "new", "new", show=False, id="story.new"),
         Binding("s,ctrl+t", "toggle_sampling", "side", show=False, id="story.side"),
-        Binding("question_mark", "toggle_help", "help", id="story.help"),
-        Binding("q", "app.quit", "quit", show=False, id="story.quit"),
+        Binding("question_mark", "app.help", "help", id="story.help"),
         *(Binding(key, f"choose({key})", show=False, id=f"story.choose-{key}") for key in NUMBERS),
     ]  # fmt: skip
 
     story: "Story | None" = None
     _waiting: str | None = None  # a beginning that was chosen while the model was loading
+    _unsaved_memory: tuple[str, str] | None = None  # memory and note, typed but not saved
 
     def __init__(self, options: Launch, runner: Runner) -> None:
         super().__init__(options, runner)
@@ -104,15 +105,16 @@ written anew stays on a branch of its own.
     def session(self) -> "Session | None":
         return self.story.session if self.story else None
 
-    def question(self) -> "tuple[list[int], frozenset[int]] | None":
+    def question(self) -> "tuple[list[int], Limits] | None":
         if self.story is None or self.editing or not self.story.path:
             return None
-        return self.story.prompt().ids, self.story.model.stop_ids
+        prompt = self.story.prompt()
+        return prompt.ids, self.story.limits(prompt)
 
     async def accept(self, pieces: list[Piece]) -> None:
         self.telling.accept(pieces)
         self.query_one(Page).move_to(None)
-        self._show_change("taken from the split view")
+        self.show_change("taken from the split view")
 
     def opened(self, model: "LoadedModel") -> None:
         from llamatui.app.story import Story
@@ -148,16 +150,21 @@ written anew stays on a branch of its own.
 
     def write(self, text: str) -> None:
         """Adds the writer's words to the page and lets the model go on."""
+        line = self.query_one(WritingLine)
         if self.story is None:
-            self._waiting = text
+            self._waiting = " ".join(filter(None, (self._waiting, text)))
+            line.placeholder = self._waiting
             self.announce("begins as soon as the model is open")
             return
         if self.busy:
+            self.notify("Esc stops the model, then it is your turn.")
+            line.give_back(text)
             return
         try:
             self.story.write(text)
         except LlamatuiError as error:
             self.notify(error.hint, title=error.message, severity="warning")
+            line.give_back(text)
             return
         self.story.tree.mark()
         self.show_story()
@@ -183,6 +190,12 @@ written anew stays on a branch of its own.
         self._show_numbers()
 
     def _show_numbers(self) -> None:
+        story = self.story
+        assert story is not None
+        self.query_one(StorySide).show(story, self._show_words())
+
+    def _show_words(self) -> str:
+        """Tells how many there are, and which version this is; returns the first."""
         from llamatui.app.story import count_words
 
         story = self.story
@@ -192,7 +205,7 @@ written anew stays on a branch of its own.
         versions = story.versions(self.query_one(Page).cursor)
         version = f"[ ] version {versions[0]} of {versions[1]}" if versions else ""
         self.query_one(Status).detail(" · ".join(filter(None, (version, shape if story.path else ""))))
-        self.query_one(StorySide).show(story, shape)
+        return shape
 
     def show_page(self, begun: bool) -> None:
         assert self.story is not None
@@ -211,6 +224,7 @@ written anew stays on a branch of its own.
         if story is None:
             return
         if self.run is not None:
+            self._show_words()
             used, dropped = len(story.session.tokens), story.forgotten + dropped
         else:
             prompt = story.prompt()
@@ -219,14 +233,9 @@ written anew stays on a branch of its own.
 
     # The writer's line and the openings.
 
-    @on(Input.Submitted, "WritingLine")
-    def _submitted(self, event: Input.Submitted) -> None:
-        if self.busy:
-            self.notify("Esc stops the model, then it is your turn.")
-            return
-        event.input.clear()
-        if event.value or not self._begun:
-            self.write(event.value)
+    def on_writing_line_written(self, event: WritingLine.Written) -> None:
+        if event.text or not self._begun:
+            self.write(event.text)
         else:
             self.query_one(Page).focus()
 
@@ -286,24 +295,30 @@ written anew stays on a branch of its own.
 
     def action_flip(self, step: int) -> None:
         if not self.busy and self.story is not None and self.story.flip(step, self.query_one(Page).cursor):
-            self._show_change("")
+            self.show_change("")
 
     def action_undo(self) -> None:
-        if not self.busy and self.story is not None and self.story.tree.undo():
-            self._show_change("undone")
+        self._travel("undone", lambda tree: tree.undo())
 
     def action_redo(self) -> None:
-        if not self.busy and self.story is not None and self.story.tree.redo():
-            self._show_change("done again")
+        self._travel("done again", lambda tree: tree.redo())
+
+    def _travel(self, said: str, step: "Callable[[Tree[Token]], bool]") -> None:
+        if self.busy or self.story is None:
+            return
+        tree = self.story.tree
+        beside = tree.beside
+        if step(tree):
+            self.show_change(said if tree.beside == beside else f"{said}: memory and note")
 
     def action_new(self) -> None:
         if self.busy or self.story is None:
             return
         self.story.cut(0)
         self.query_one(Page).move_to(None)
-        self._show_change("a new story")
+        self.show_change("a new story")
 
-    def _show_change(self, said: str) -> None:
+    def show_change(self, said: str) -> None:
         """Shows what another branch, or another end of it, looks like."""
         self.query_one(Status).say(said)
         self.show_story()
@@ -319,7 +334,7 @@ written anew stays on a branch of its own.
             self.story.tree.mark()
             self.story.tree.follow(event.node)
             self.query_one(Page).move_to(None)
-            self._show_change("")
+            self.show_change("")
 
         self.telling.when_idle(go)
 
@@ -341,32 +356,12 @@ written anew stays on a branch of its own.
     def on_alternatives_taken(self, event: Alternatives.Taken) -> None:
         index = self.query_one(Page).cursor
         if index is not None:
-            self.telling.when_idle(lambda: self._take(index, event.id))
-
-    def _take(self, index: int, token: int) -> None:
-        """Goes on from another token, or the same one, in the place of token `index`."""
-        story, page = self.story, self.query_one(Page)
-        assert story is not None
-        page.move_to(None)
-        if token in story.model.stop_ids:
-            story.cut(index)
-            self._show_change("the end")
-            return
-        record = story.path[index].record
-        assert record is not None
-        rank, chosen = next((i, other) for i, other in enumerate(record.top) if other.id == token)
-        story.take(index, token, replace(record, id=token, logprob=chosen.logprob, rank=rank))
-        self.show_story()
-        self.telling.go_on()
+            at = self.query_one(Page).tokens[index]
+            self.telling.when_idle(lambda: self.telling.take(at, event.id))
 
     def on_page_rewind(self, event: Page.Rewind) -> None:
-        def rewind() -> None:
-            assert self.story is not None
-            self.story.cut(event.index)
-            self.query_one(Page).move_to(None)
-            self._show_change("taken back")
-
-        self.telling.when_idle(rewind)
+        at = self.query_one(Page).tokens[event.index]
+        self.telling.when_idle(lambda: self.telling.rewind(at, "taken back"))
 
     def action_heat(self) -> None:
         self.insight.toggle_heat()
@@ -396,45 +391,42 @@ written anew stays on a branch of its own.
 
     def on_desk_cleared(self, event: Desk.Cleared) -> None:
         assert self.story is not None
+        before = list(self.story.path)
         if event.text is not None:
             self.story.edit(*smallest_change(self.story.text, event.text))
-        self._show_change(event.said)
+        self.show_change(event.said)
+        self.query_one(Page).look_at(shared(before, self.story.path))
 
     # Memory, files and the clipboard.
 
     def action_memory(self) -> None:
         from llamatui.app.tui.story_dialogs import MemoryDialog
 
-        story = self.story
-        if story is None or self.busy:
+        if self.story is None or self.busy:
             return
 
-        def saved(changed: bool | None) -> None:
-            if changed:
-                self.query_one(Status).say("holds from the next words on")
-                self._show_context()
-                self._show_numbers()
+        def left(typed: tuple[str, str] | None) -> None:
+            self._unsaved_memory = typed
 
-        self.app.push_screen(MemoryDialog(story.memory, story.note, story.remember), saved)
+        saved = self.story.memory, self.story.note
+        self.app.push_screen(MemoryDialog(saved, self._unsaved_memory or saved, self._remember), left)
+
+    def _remember(self, memory: str, note: str) -> None:
+        assert self.story is not None
+        self.story.remember(memory, note)
+        self.query_one(Status).say("holds from the next words on")
+        self._show_context()
+        self._show_numbers()
 
     def action_save(self) -> None:
-        from pathlib import Path
-
-        from llamatui.app.story_export import export_story, suggested_name
         from llamatui.app.tui.story_dialogs import SaveDialog
 
-        if not self._begun:
-            return
-        text = self.query_one(Page).text
-
-        def save(name: str, overwrite: bool) -> Path:
-            return export_story(text, name, overwrite=overwrite)
-
-        def saved(path: Path | None) -> None:
+        def saved(path: "Path | None") -> None:
             if path is not None:
-                self.notify(f"Saved as {path}", markup=False)
+                self.notify(f"Saved as {printable(str(path))}", markup=False)
 
-        self.app.push_screen(SaveDialog(suggested_name(text), save), saved)
+        if self._begun:
+            self.app.push_screen(SaveDialog(self.query_one(Page).text), saved)
 
     def action_copy(self) -> None:
         copy(self.app, self.query_one(Page).text)

@@ -1,5 +1,6 @@
 """Edits the system prompt."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -12,11 +13,11 @@ from llamatui.app.tui.composer import Editor
 
 
 class SystemDialog(ModalScreen[str | None]):
-    """Dismissed with the new prompt, or None if it stays as it is."""
+    """Dismissed with what was typed and not saved, if there is anything."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "save", "save", id="system.save"),
-        Binding("escape", "dismiss(None)", "leave as it is", id="system.leave"),
+        Binding("escape", "leave", "leave as it is", id="system.leave"),
     ]
     DEFAULT_CSS = """
     SystemDialog {
@@ -34,19 +35,30 @@ class SystemDialog(ModalScreen[str | None]):
     }
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, saved: str, shown: str, save: Callable[[str], None]) -> None:
+        """`shown`: as it is, or as it was when the dialog was left."""
         super().__init__()
-        self._text = text
+        self._saved, self._shown, self._save = saved, shown, save
 
     def compose(self) -> ComposeResult:
         with Vertical():
             yield Label("Who shall the model be?", classes="title")
-            yield Editor(self._text, highlight_cursor_line=False, placeholder="You are a helpful assistant.")
-            yield Label("Ctrl+S saves it, from the next message on. Esc leaves it as it is.", classes="hint")
+            yield Editor(self._shown, highlight_cursor_line=False, placeholder="You are a helpful assistant.")
+            again = "This was typed before and not saved yet. " if self._shown != self._saved else ""
+            hint = f"{again}Ctrl+S saves it, from the next message on. Esc leaves it as it is."
+            yield Label(hint, classes="hint")
 
     def on_mount(self) -> None:
         area = self.query_one(Editor)
         area.move_cursor(area.document.end)
 
     def action_save(self) -> None:
-        self.dismiss(self.query_one(Editor).text.strip())
+        self._save(self._typed)
+        self.dismiss(None)
+
+    def action_leave(self) -> None:
+        self.dismiss(self._typed if self._typed != self._saved else None)
+
+    @property
+    def _typed(self) -> str:
+        return self.query_one(Editor).text.strip()

@@ -7,7 +7,6 @@ from llamatui.app.tui.error_screen import explain
 from llamatui.app.tui.page import Page
 from llamatui.app.tui.room import swap_notice
 from llamatui.app.tui.runner import Piece, Run
-from llamatui.app.tui.sampling_panel import SamplingPanel
 
 if TYPE_CHECKING:
     from llamatui.app.engine import Generation
@@ -54,7 +53,6 @@ class Telling:
         """
         room, story, page = self._room, self.story, self.page
         room.insight.cancel()
-        sampling = room.query_one(SamplingPanel).sampling
         self._taken, self._began, self._told_shift = 0, len(story.path), False
         self._retrying = retrying
         room.show_page(True)
@@ -62,7 +60,7 @@ class Telling:
         page.writing = True
         page.anchor()
         page.focus()
-        room.generate(lambda: start(story, sampling, room.insight), until)
+        room.generate(lambda sampling: start(story, sampling, room.insight), until)
 
     def take_in(self, run: Run) -> None:
         """Gives the story and the page what the model has written since the last time."""
@@ -87,7 +85,7 @@ class Telling:
         if wrote and story.same_again():
             room.notify("The same words as before: the seed is kept, or the temperature is 0.")
         elif not wrote and self._retrying:
-            story.tree.undo()
+            story.tree.revert()
         page.writing = False
         self._tell_swap(run.generation)
         room.show_story()
@@ -101,6 +99,23 @@ class Telling:
             self._next = None
         else:
             room.call_later(room.insight.fill)
+
+    def rewind(self, at: "Token", said: str) -> None:
+        """Ends the story before `at`, unless that went when the model stopped."""
+        if at in self.story.path:
+            self.story.cut(self.story.path.index(at))
+            self.page.move_to(None)
+            self._room.show_change(said)
+
+    def take(self, at: "Token", token: int) -> None:
+        """Goes on from another token, or the same one, in the place of `at`; from none if that went."""
+        if token in self.story.model.stop_ids:
+            self.rewind(at, "the end")
+        elif at in self.story.path:
+            self.page.move_to(None)
+            self.story.take(self.story.path.index(at), token)
+            self._room.show_story()
+            self.go_on()
 
     def accept(self, pieces: Sequence[Piece]) -> None:
         """Goes on with words that the model wrote elsewhere."""

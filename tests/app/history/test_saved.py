@@ -45,7 +45,7 @@ def tell(story: Story, step: int, n: int, text: str) -> None:
     elif step == 5:
         story.flip(1)
     elif step == 6 and length:
-        story.take(n % length, 60 + n, None)
+        story.take(n % length, 60 + n)
     elif step == 7:
         story.tree.undo()
     elif step == 8:
@@ -82,7 +82,6 @@ def shape(tree: Tree) -> object:
     """All that a tree is, as values."""
     nodes = [tree.root, *tree.walk()]
     numbers = {node: number for number, node in enumerate(nodes)}
-    past, future = tree.places()
     return (
         [
             (
@@ -93,8 +92,8 @@ def shape(tree: Tree) -> object:
             for node in nodes
         ],
         [numbers[node] for node in tree.path],
-        [numbers[node] for node in past],
-        [numbers[node] for node in future],
+        [(numbers[place.end], place.beside) for place in tree.places],
+        (tree.at, tree.beside),
     )  # fmt: skip
 
 
@@ -336,7 +335,7 @@ WRONG = [
     "UPDATE documents SET state = '{}'",
     "UPDATE documents SET state = " + "'" + "[" * 100_000 + "'",
     "UPDATE documents SET state = replace(state, '\"end\": ', '\"end\": 9')",
-    "UPDATE documents SET state = replace(state, '\"past\": [', '\"past\": [true, ')",
+    "UPDATE documents SET state = replace(state, '\"places\": [[', '\"places\": [[true, ')",
     "UPDATE documents SET state = replace(state, '\"forgotten\": 0', '\"forgotten\": 99')",
     "UPDATE documents SET settings = replace(settings, '\"top_p\": 0.9', '\"top_p\": NaN')",
     'UPDATE documents SET settings = replace(settings, \'"top_p": 0.9\', \'"top_p": "much"\')',

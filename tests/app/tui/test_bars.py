@@ -78,7 +78,7 @@ async def test_the_context_is_shown_at_any_width(width):
         assert "512/512" in text
         assert "the end" in text
         if width >= 60:
-            assert "312 forgotten · shift" in text
+            assert "312 forgotten" in text
 
 
 async def test_the_policy_is_shown_when_it_matters():
@@ -90,4 +90,4 @@ async def test_the_policy_is_shown_when_it_matters():
         assert "stop" not in shown(status)
         status.show_context(500, 512, 0, "stop")
         await pilot.pause()
-        assert "stop · context 500/512" in shown(status)
+        assert "stops when full · context 500/512" in shown(status)

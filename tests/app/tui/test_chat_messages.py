@@ -184,9 +184,9 @@ async def test_another_model_goes_on(open_room, ask, say, tiny_model):
         say("more")
         await ask(room, pilot, "so?")
         assert "yes" in room.model.tokenizer.decode(room.session.tokens)
-        prompt, stops = room.question()
+        prompt, limits = room.question()
         assert room.model.tokenizer.decode(prompt).rstrip().endswith("[/INST]")
-        assert stops
+        assert limits.stop_ids
 
 
 def test_tools_of_the_system(monkeypatch):
@@ -203,3 +203,59 @@ def test_tools_of_the_system(monkeypatch):
 def test_a_failing_tool_is_no_error(tmp_path):
     clipboard._run([str(tmp_path / "none")], "text")
     clipboard._run(["false"], "text \udcff")
+
+
+async def test_an_edit_that_was_left_comes_back(open_room, ask, say):
+    async with open_room("chat") as (room, pilot):
+        say("yes")
+        await ask(room, pilot, "hi")
+        await pilot.press("up", "e", *"!?")
+        assert room.composer.text == "yes!?"
+        await pilot.press("escape")
+        assert room.composer.text == ""
+        assert "changes are kept" in [*pilot.app._notifications][-1].message
+        await pilot.press("up", "e")
+        assert room.composer.text == "yes!?"
+        await pilot.press("enter")
+        await pilot.pause()
+        assert said(room) == ["hi", "yes!?"]
+
+
+async def test_an_edit_of_a_message_that_goes_is_kept(open_room, ask, say, wait_until):
+    async with open_room("chat", context=512) as (room, pilot):
+        say("yes")
+        await ask(room, pilot, "hi")
+        await pilot.press("up", "e", *"!?", "home", "up")
+        assert isinstance(room.focused, Answer)
+        say("no")
+        await pilot.press("r")
+        await wait_until(lambda: not room.busy and said(room) == ["hi", "no"])
+        assert room.composer.text == ""
+        await pilot.press("up", "left")
+        await wait_until(lambda: said(room) == ["hi", "yes"])
+        await pilot.press("e")
+        assert room.composer.text == "yes!?"
+
+
+async def test_a_draft_outlives_a_command_in_mid_edit(open_room, ask, say):
+    async with open_room("chat") as (room, pilot):
+        say("yes")
+        await ask(room, pilot, "hi")
+        room.composer.text = "my draft"
+        room.edit(room.conversation.tree.path[0])
+        room.composer.put("/undo", command=True)
+        await pilot.press("enter")
+        await pilot.pause()
+        assert room.composer.text == "my draft"
+        assert not said(room)
+
+
+async def test_a_message_to_edit_is_safe_for_the_terminal(open_room, ask, say):
+    async with open_room("chat") as (room, pilot):
+        say("a\x1b[31mb")
+        await ask(room, pilot, "hi")
+        await pilot.press("up", "e")
+        assert room.composer.text == "a␛[31mb"
+        await pilot.press("enter")
+        await pilot.pause()
+        assert said(room)[1] == "a\x1b[31mb"

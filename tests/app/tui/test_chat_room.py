@@ -7,10 +7,13 @@ import pytest
 from textual import events
 from textual.widgets import TextArea
 
+from llamatui.app.model import load_model
 from llamatui.app.tui.bars import Status
 from llamatui.app.tui.chat_message import Answer, Note, Question
 from llamatui.app.tui.chat_welcome import Welcome
 from llamatui.app.tui.composer import Composer
+from llamatui.app.tui.errands import Loading
+from llamatui.app.tui.sampling_panel import SamplingPanel
 from llamatui.app.tui.system_dialog import SystemDialog
 from llamatui.app.tui.transcript import Transcript
 
@@ -110,6 +113,40 @@ async def test_enter_does_not_overtake_the_letters_before_it(open_room, say, wai
             pilot.app.post_message(events.Key(key, character))
         await wait_until(lambda: len(room.conversation.turns) == 2)
         assert texts(room, Question) == ["hi"]
+
+
+async def test_what_is_typed_after_enter_is_another_message(open_room, say, wait_until):
+    gate = threading.Semaphore(0)
+    say("yes", gate=gate)
+    async with open_room("chat") as (room, pilot):
+        for key in ("a", "enter", "b", "enter"):
+            pilot.app.post_message(events.Key(key, None if key == "enter" else key))
+        await wait_until(lambda: room.busy and composer(room).text)
+        assert texts(room, Question) == ["a"]
+        assert composer(room).text == "b"
+        gate.release(9)
+
+
+async def test_messages_written_while_the_model_loads_are_one(make_app, say, wait_until, monkeypatch):
+    say("yes")
+    gate = threading.Event()
+    load = Loading.__call__
+    monkeypatch.setattr(Loading, "__call__", lambda self: gate.wait(10) and load(self))
+    app = make_app("chat")
+    async with app.run_test() as pilot:
+        await pilot.press("a", "enter", "b", "enter")
+        gate.set()
+        await wait_until(lambda: app.room.conversation and len(app.room.conversation.turns) == 2)
+        assert texts(app.room, Question) == ["a\nb"]
+
+
+async def test_a_command_that_cannot_be_done_stands_before_what_was_typed_since(open_room, wait_until):
+    async with open_room("chat") as (room, pilot):
+        for key in ("slash", "r", "e", "t", "r", "y", "enter", "x"):
+            character = {"slash": "/", "enter": None}.get(key, key)
+            pilot.app.post_message(events.Key(key, character))
+        await wait_until(lambda: composer(room).text == "/retry\nx")
+        assert not composer(room).is_command
 
 
 async def test_empty_message_is_not_sent(open_room, write):
@@ -317,3 +354,92 @@ async def test_prompt_is_only_for_the_room_that_was_launched(open_room, wait_unt
         await wait_until(lambda: pilot.app.room.NAME == "chat" and pilot.app.room.model is not None)
         await pilot.pause(0.1)
         assert not pilot.app.room.conversation.turns
+
+
+async def test_a_system_prompt_that_was_not_saved_is_there_again(open_room):
+    async with open_room("chat", system="old") as (room, pilot):
+        for _ in range(2):
+            await pilot.press("ctrl+s", "x", "escape")
+            await pilot.pause()
+        assert room.conversation.system == "old"
+        await pilot.press("ctrl+s")
+        await pilot.pause()
+        assert pilot.app.screen.query_one(TextArea).text == "oldxx"
+        await pilot.press("ctrl+s")
+        await pilot.pause()
+        assert room.conversation.system == "oldxx"
+
+
+async def test_the_prompt_of_the_launch_is_asked_once(open_room, say, wait_until, tiny_model):
+    say("yes", again=9)
+    async with open_room("chat", prompt="hi") as (room, pilot):
+        await wait_until(lambda: len(room.conversation.turns) == 2 and not room.busy)
+        await pilot.press("ctrl+n")
+        await pilot.pause()
+        room.open(load_model(tiny_model, threads=1))
+        await pilot.pause()
+        assert not room.conversation.turns
+        assert not room.busy
+
+
+async def test_a_message_written_while_the_model_loads_does_not_replace_the_prompt(
+    make_app, say, wait_until, monkeypatch
+):
+    say("yes")
+    gate = threading.Event()
+    load = Loading.__call__
+    monkeypatch.setattr(Loading, "__call__", lambda self: gate.wait(10) and load(self))
+    app = make_app("chat", prompt="hi")
+    async with app.run_test() as pilot:
+        await pilot.press("a", "enter")
+        gate.set()
+        await wait_until(lambda: app.room.conversation and len(app.room.conversation.turns) == 2)
+        assert texts(app.room, Question) == ["hi\na"]
+
+
+async def test_esc_right_behind_enter_stops_what_has_not_begun(open_room, say, wait_until):
+    say("yes " * 9)
+    async with open_room("chat") as (room, pilot):
+        asking = asyncio.create_task(room.ask("hi"))
+        await asyncio.sleep(0)
+        assert room.busy
+        assert room.run is None
+        room.action_stop()
+        await asking
+        await wait_until(lambda: not room.busy)
+        await pilot.pause()
+        assert composer(room).text == "hi"
+        assert not room.conversation.turns
+        say("no")
+        await pilot.press("enter")
+        await wait_until(lambda: len(room.conversation.turns) == 2 and not room.busy)
+
+
+async def test_nothing_comes_between_an_answer_and_its_going_on(open_room, ask, say, wait_until):
+    say("yes", again=9)
+    async with open_room("chat") as (room, pilot):
+        await ask(room, pilot, "hi")
+        await ask(room, pilot, "ho")
+        await room.action_undo()
+        going_on = asyncio.create_task(room.action_resume())
+        while not going_on.done():
+            await asyncio.sleep(0)
+            assert room.busy
+        await wait_until(lambda: not room.busy)
+        assert room.conversation.turns[1].content == "yesyes"
+
+
+async def test_what_the_panel_says_holds_for_an_answer_that_has_to_wait(open_room, say, wait_until):
+    block, gate = threading.Event(), threading.Semaphore(0)
+    say("yes", gate=gate)
+    async with open_room("chat") as (room, pilot):
+        room.runner.submit(lambda: block.wait(10))
+        await room.ask("hi")
+        room.query_one(SamplingPanel).put("temperature", 0.5)
+        await pilot.pause()
+        block.set()
+        await wait_until(lambda: room.run.generation is not None)
+        settings = room.run.generation.sampler.settings
+        gate.release(100)
+        assert settings.temperature == 0.5
+        await wait_until(lambda: not room.busy)

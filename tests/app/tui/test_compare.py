@@ -67,10 +67,12 @@ class Host(App[None]):
         super().__init__()
         self.register_theme(DARK)
         self.theme = "dark"
-        self.runner = Runner()
+        self.failed = []
+        self.runner = Runner("inference", self.failed.append)
         self.answers = []
         prompt = model.encode_prompt(TEXT)
-        self.compare = CompareScreen(model, prompt, model.stop_ids, sampling, CONTEXT)
+        limits = Limits(stop_ids=model.stop_ids)
+        self.compare = CompareScreen(model, prompt, limits, sampling, CONTEXT)
 
     def on_mount(self):
         self.push_screen(self.compare, self.answers.append)
@@ -107,8 +109,8 @@ def feet(screen):
 
 def alone(screen, backend, sampling):
     """Ids that a generation by itself gives."""
-    limits = Limits(stop_ids=screen.stop_ids)
-    return [record.id for record in Session(backend, CONTEXT).start(screen.prompt, Sampler(sampling), limits)]
+    session = Session(backend, CONTEXT)
+    return [record.id for record in session.start(screen.prompt, Sampler(sampling), screen.limits)]
 
 
 def ids(corner):
@@ -312,15 +314,20 @@ async def test_a_backend_that_cannot_be_made_is_told(opened, wait_until, monkeyp
         assert status(screen).startswith("identical")
 
 
-async def test_an_interim_backend_is_not_shared(opened, wait_until, backends):
-    """It would be replaced in mid-text, and the label would not hold."""
+async def test_a_backend_that_takes_over_in_the_room_leaves_the_sides_alone(opened, wait_until, monkeypatch):
     async with opened() as (screen, pilot):
-        screen.model.backend.preparing = "numba"
+        model = screen.model
+        model.switch(turning := Turning(model.checkpoint, 1))
+        monkeypatch.setattr(Turning, "gate", gate := threading.Semaphore(3))
+        await choose(screen, pilot, 0, "turning")
+        screen.query_one(Column).focus()
         await pilot.press("r")
+        await wait_until(lambda: screen.corners[0].pieces)
+        model.switch(NumpyBackend(model.checkpoint, 1))
+        gate.release(1000)
         await wait_until(lambda: not screen.busy)
-        left, right = (side.backend for side in screen.run.duel.sides)
-        assert left is right is not screen.model.backend
-        assert backends == ["numpy"]
+        assert turning.latest is not turning
+        assert screen.run.duel.sides[0].generation.session.backend is turning
 
 
 async def test_it_opens_with_the_running_backend_and_another(monkeypatch, opened):
@@ -445,7 +452,23 @@ async def test_there_is_nothing_to_compare_on_an_empty_page(open_room):
 
 async def test_a_text_that_both_end_at_once_is_told(opened, wait_until):
     async with opened() as (screen, pilot):
-        screen.stop_ids = frozenset(range(len(PIECES)))
+        screen.limits = Limits(stop_ids=frozenset(range(len(PIECES))))
         await pilot.press("r")
         await wait_until(lambda: not screen.busy)
         assert status(screen) == "identical: both say that the text ends here"
+
+
+async def test_a_full_context_is_what_it_is_in_the_room(open_room, say, wait_until, monkeypatch):
+    monkeypatch.setattr(registry, "backend_names", lambda: ["scripted"])
+    async with open_room("story", overflow="shift") as (room, pilot):
+        say("ab")
+        await pilot.press("1")
+        await wait_until(lambda: room.story.path and not room.busy)
+        room.story.write("x" * (room.story.session.context - len(room.story.prompt().ids) - 1))
+        say("abcdefghij" * 2)
+        await pilot.press("f2")
+        await wait_until(lambda: isinstance(pilot.app.screen, CompareScreen))
+        screen = pilot.app.screen
+        await wait_until(lambda: screen.run and not screen.busy)
+        assert screen.limits == room.question()[1]
+        assert [side.reason for side in screen.run.duel.sides] == ["eos", "eos"]

@@ -12,6 +12,7 @@ from llamatui.app.tui import keys
 from llamatui.app.tui.bars import Keys
 from llamatui.app.tui.help_screen import HelpScreen
 from llamatui.app.tui.page import Page
+from llamatui.backends import registry
 from llamatui.errors import UsageError
 
 
@@ -169,3 +170,35 @@ def test_the_shell_is_told_before_the_screen_is_taken(command, home, tmp_path):
     assert done.returncode == 2
     assert "keys: there is no binding 'story.nap'" in done.stderr
     assert "story.retry" in done.stderr
+
+
+async def test_enter_is_a_new_line_where_another_key_sends(open_room):
+    keymap = keys.keymap_from({"chat.send": "f5"})
+    async with open_room("chat", keys=keymap) as (room, pilot):
+        await pilot.press("a", "enter", "b")
+        assert room.composer.text == "a\nb"
+        await pilot.press("f5")
+        await pilot.pause()
+        assert room.composer.text == ""
+        assert room.conversation.turns[0].content == "a\nb"
+
+
+async def test_help_on_the_split_view(open_room, wait_until, monkeypatch, say):
+    monkeypatch.setattr(registry, "backend_names", lambda: ["scripted"])
+    keymap = keys.keymap_from({"compare.parting": "z"})
+    async with open_room("story", keys=keymap) as (room, pilot):
+        await pilot.press("1")
+        await wait_until(lambda: room._begun and not room.busy)
+        await pilot.press("f2")
+        await wait_until(lambda: pilot.app.screen is not room)
+        split = pilot.app.screen
+        for key in ("f1", "question_mark"):
+            await pilot.press(key)
+            await pilot.pause()
+            assert isinstance(pilot.app.screen, HelpScreen)
+            lines = [line.split() for line in texts(pilot.app.screen).splitlines()]
+            assert ["The", "split", "view"] in lines
+            assert ["z", "parting"] in lines
+            await pilot.press("escape")
+            await pilot.pause()
+            assert pilot.app.screen is split

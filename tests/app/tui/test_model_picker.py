@@ -1,14 +1,17 @@
 """Opening another model in the same room: the list, what happens meanwhile, and what can go wrong."""
 
+import os
 import shutil
 import threading
 
 import pytest
+from textual.content import Content
 from textual.widgets import Input, OptionList, Static
 
-from llamatui.app import catalogue, memory, pull, store
+from llamatui.app import catalogue, memory, pull, shelf, store
 from llamatui.app import model as model_module
 from llamatui.app.tui.bars import Header, Status
+from llamatui.app.tui.errands import Loading
 from llamatui.app.tui.error_screen import ErrorScreen
 from llamatui.app.tui.model_picker import ModelPicker, count, short_size
 from llamatui.app.tui.page import Page
@@ -349,3 +352,55 @@ def test_sizes_fit_their_column(n_bytes, text):
 )
 def test_counts_fit_their_column(number, thousand, text):
     assert count(number, thousand) == text
+
+
+@pytest.fixture
+def gone(tmp_path, monkeypatch):
+    """The current folder has been deleted."""
+    monkeypatch.chdir(tmp_path)
+
+    def delete():
+        (tmp_path / "gone").mkdir()
+        os.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+
+    return delete
+
+
+async def test_a_folder_that_is_gone_hides_no_other_model(open_room, pick, gone, wait_until):
+    async with open_room("story") as (room, pilot):
+        gone()
+        assert row_of(await pick(pilot), room.model.name)
+        await pilot.press("escape")
+
+
+async def test_a_search_that_fails_is_told_and_the_next_one_works(open_room, pick, monkeypatch, wait_until):
+    async with open_room("story") as (_, pilot):
+        with monkeypatch.context() as broken:
+            broken.setattr(shelf, "model_files", lambda *folders: 1 / 0)
+            await pilot.press("ctrl+o")
+            await wait_until(lambda: isinstance(pilot.app.screen, ModelPicker))
+            picker = pilot.app.screen
+            await wait_until(lambda: "Not all could be looked at. ZeroDivisionError" in about(picker))
+            await pilot.press("escape")
+        await pick(pilot)
+        await pilot.press("escape")
+
+
+async def test_a_job_that_fails_is_told_and_the_next_one_runs(open_room, wait_until):
+    async with open_room("story") as (_, pilot):
+        done = threading.Event()
+        pilot.app.reader.submit(lambda: 1 / 0)
+        pilot.app.reader.submit(done.set)
+        await wait_until(done.is_set)
+        await wait_until(lambda: "ZeroDivisionError" in [*pilot.app._notifications][-1].message)
+
+
+async def test_a_name_is_no_markup_in_the_palette(open_room, wait_until, monkeypatch):
+    gate = threading.Event()
+    async with open_room("story") as (room, pilot):
+        monkeypatch.setattr(Loading, "__call__", lambda self: gate.wait(10))
+        pilot.app.action_pick_model("a[red]b.bin")
+        found = {one.title: one.help for one in pilot.app.get_system_commands(room)}
+        assert Content.from_markup(found["Call it off"]).plain == "Stop opening a[red]b; all stays as it is"
+        gate.set()

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from llamatui.app.tui import slash
+from llamatui.app.tui.chat_commands import COMMANDS
 from llamatui.app.tui.chat_message import Answer
 from llamatui.app.tui.composer import Composer
 from llamatui.app.tui.sampling_panel import SamplingPanel
@@ -17,7 +18,7 @@ def nothing(command, argument):
 
 
 def labels(text, values=nothing):
-    return [one.label for one in suggestions(text, values)]
+    return [one.label for one in suggestions(text, COMMANDS, values)]
 
 
 def test_what_is_a_command():
@@ -36,7 +37,7 @@ def test_parse():
 
 
 def test_names_are_completed_those_that_begin_so_first():
-    assert len(labels("/")) == len(slash.COMMANDS)
+    assert len(labels("/")) == len(COMMANDS)
     assert labels("/s")[:3] == ["/system TEXT", "/set NAME VALUE", "/save FILE.json"]
     assert labels("/port") == ["/export FILE.md"]
     assert labels("/nothing") == labels("//") == labels("/help\n") == []
@@ -48,7 +49,7 @@ def test_arguments_are_completed():
         return [("numba", "runs now"), ("numpy", "")]
 
     assert labels("/backend ", values) == ["numba", "numpy"]
-    (one,) = suggestions("/backend nump", values)
+    (one,) = suggestions("/backend nump", COMMANDS, values)
     assert (one.text, one.complete) == ("/backend numpy", True)
     assert labels("/backend numpy", values) == []
     assert labels("/unknown x", values) == []
@@ -132,6 +133,8 @@ async def test_commands(open_room, ask, say, tmp_path, monkeypatch, wait_until):
         await ask(room, pilot, "Why is the sky blue?")
         await do("/system be brief")
         assert room.conversation.system == "be brief"
+        await do("/set seed 1234567890123456789")
+        assert room.query_one(SamplingPanel).sampling.seed == 1234567890123456789
         await do("/set seed 7")
         await do("/set temperature 0")
         assert (room.query_one(SamplingPanel).sampling.seed, composer.text) == (7, "")
@@ -199,3 +202,32 @@ async def test_the_text_is_written_in_an_editor(open_room, write, monkeypatch, t
             await pilot.pause()
             assert message in toasts(pilot)[-1]
             assert composer.text == "/new words and more"
+
+
+async def test_a_model_s_name_is_a_name_whatever_it_is(open_room, monkeypatch):
+    asked = []
+    async with open_room("chat") as (room, pilot):
+        monkeypatch.setattr(pilot.app, "action_pick_model", asked.append)
+        room.composer.put('/model it\'s ("here")', command=True)
+        await pilot.press("enter")
+        await pilot.pause()
+        assert asked == ['it\'s ("here")']
+
+
+async def test_names_in_the_menu_are_safe_for_the_terminal(open_room):
+    async with open_room("chat") as (room, _):
+        menu = room.query_one(SlashMenu)
+        menu.offer([slash.Suggestion("/model a\x1bb", "a\x1bb", "", True)])
+        assert "a␛b" in str(menu.get_option_at_index(0).prompt)
+
+
+@pytest.mark.parametrize("name", ["a\0b.json", "no/such/folder.json"])
+async def test_a_file_that_cannot_be_written_is_told(open_room, ask, say, name):
+    async with open_room("chat") as (room, pilot):
+        say("yes")
+        await ask(room, pilot, "hi")
+        room.composer.put(f"/save {name}", command=True)
+        await pilot.press("enter")
+        await pilot.pause()
+        assert room.composer.text == f"/save {name}"
+        assert toasts(pilot)

@@ -11,6 +11,7 @@ from llamatui.app.tui.heat import Legend, heat, ramp
 from llamatui.app.tui.openings import OPENINGS, Openings
 from llamatui.app.tui.page import Page
 from llamatui.app.tui.runner import Scoring
+from tests.app.tui.conftest import PIECES
 
 
 @pytest.fixture
@@ -237,6 +238,31 @@ async def test_filling_the_heat_map_can_be_called_off(story_of, wait_until, monk
         assert page.heat
 
 
+async def test_nothing_is_asked_about_what_the_context_does_not_hold(story_of, wait_until):
+    async with story_of() as (room, pilot, _, popup):
+        room.story.write("the llama " * 100)
+        room.show_story()
+        await pilot.press("h")
+        await wait_until(lambda: "ends where the context does" in room.query_one(Status).left.plain)
+        held = room.story.session.context - 1
+        assert [bool(token.record) for token in room.story.path] == [
+            i < held for i in range(len(room.story.path))
+        ]
+        await pilot.press("ctrl+end")
+        assert popup.note == "The context ends before it."
+        assert not pilot.app._notifications
+
+
+async def test_the_cursor_is_as_wide_as_what_it_stands_on(open_room, say, wait_until):
+    say("日")
+    async with open_room("story") as (room, pilot):
+        page = room.query_one(Page)
+        await pilot.press("1")
+        await wait_until(lambda: page.text.endswith("日") and not room.busy)
+        await pilot.press("ctrl+end")
+        assert page.cursor_region().width == 2
+
+
 async def test_what_the_model_cannot_tell_is_said(story_of, wait_until, monkeypatch):
     async with story_of() as (room, pilot, page, popup):
         monkeypatch.setattr(room.story.session, "score", lambda *args: 1 / 0)
@@ -244,6 +270,37 @@ async def test_what_the_model_cannot_tell_is_said(story_of, wait_until, monkeypa
         await wait_until(lambda: any("ZeroDivision" in n.message for n in pilot.app._notifications))
         assert page.cursor is not None
         assert not popup.choices
+
+
+async def test_taking_back_inside_a_character_that_is_being_written(open_room, say, wait_until):
+    gate = threading.Semaphore(0)
+    async with open_room("story") as (room, pilot):
+        say("x🦙 and on", gate=gate)
+        await pilot.press("1")
+        gate.release(3)
+        await wait_until(lambda: room.run and len(room.run.pieces) >= 3)
+        room.query_one(Page).focus()
+        await pilot.press("backspace")
+        gate.release()
+        await wait_until(lambda: not room.busy)
+        assert room.story.text == OPENINGS[0] + "x"
+
+
+async def test_a_word_is_taken_from_a_passage_that_goes(open_room, say, wait_until):
+    gate = threading.Semaphore(0)
+    async with open_room("story") as (room, pilot):
+        say(" abcdef")
+        await pilot.press("1")
+        await wait_until(lambda: room.story.text.endswith("f") and not room.busy)
+        say(" abcdef", gate=gate)
+        await pilot.press("r", "h")
+        gate.release(5)
+        await wait_until(lambda: room.run and len(room.run.pieces) >= 4)
+        await pilot.press("left", "left")
+        room.query_one(Page).post_message(Alternatives.Taken(PIECES.index(b"z")))
+        await pilot.pause()
+        gate.release(50)
+        await wait_until(lambda: not room.busy)
 
 
 def test_heat_has_six_steps_and_names_the_unlikely():

@@ -95,13 +95,60 @@ async def test_one_sentence_at_a_time(open_room, tell, say, wait_until):
             assert status(room).startswith("a sentence")
 
 
-async def test_words_that_never_came_do_not_replace_what_was_there(open_room, tell, say, wait_until):
+async def test_words_that_never_came_do_not_replace_what_was_there(open_room, tell, say, wait_until, write):
     async with open_room("story") as (room, pilot):
         await tell(room, pilot, "1", " He ran.")
-        say("")
-        await pilot.press("r")
-        await wait_until(lambda: not room.busy)
+        for story in (OPENINGS[0] + " He ran.", OPENINGS[0] + " He ran. Then she spoke."):
+            if story != page(room):
+                await pilot.press("w")
+                await write(pilot, "Then she spoke.")
+                await pilot.press("enter")
+                await wait_until(lambda: room.story.path[-1].author == "writer" and not room.busy)
+            say(fail_after=0)
+            await pilot.press("r")
+            await wait_until(lambda: not room.busy)
+            assert [n.title for n in pilot.app._notifications] == ["The model failed"]
+            pilot.app._notifications.clear()
+            assert page(room) == story
+            say()
+            assert not room.story.tree.can_redo
+            await pilot.press("u", "U")
+            assert page(room) == story
+        await pilot.press("u")
         assert page(room) == OPENINGS[0] + " He ran."
+
+
+async def test_a_key_that_changed_nothing_leaves_redo_as_it_was(open_room, tell, say, wait_until):
+    async with open_room("story") as (room, pilot):
+        await tell(room, pilot, "1", " He ran.")
+        await tell(room, pilot, "space", " Far.")
+        for key in ("space", "r"):
+            await pilot.press("u")
+            say("")
+            await pilot.press(key)
+            await wait_until(lambda: not room.busy)
+            await pilot.press("U")
+            assert page(room) == OPENINGS[0] + " He ran. Far."
+
+
+async def test_words_that_come_again_stop_where_they_are_stopped(open_room, tell, say, wait_until):
+    async with open_room("story") as (room, pilot):
+        await tell(room, pilot, "1", " He ran. He ate. He slept.")
+        at = len(OPENINGS[0] + " He ran.")
+        widget = room.query_one(Page)
+        room.on_page_rewind(Page.Rewind(next(i for i in range(at) if widget.start_of(i) == at)))
+        say(" He ate. He slept.")
+        await pilot.press(".")
+        await wait_until(lambda: page(room).endswith("He ate.") and not room.busy)
+        gate = threading.Semaphore(5)
+        say(" He ate. He slept.", gate)
+        await pilot.press("r")
+        await wait_until(lambda: page(room).endswith(" He a"))
+        await pilot.press("escape")
+        gate.release(20)
+        await wait_until(lambda: not room.busy)
+        assert page(room) in [OPENINGS[0] + " He ran. He a", OPENINGS[0] + " He ran. He at"]
+        assert not pilot.app._notifications
 
 
 async def test_branches_are_listed_and_gone_to(open_room, tell, wait_until):
@@ -174,6 +221,39 @@ async def test_an_edit_that_was_left_comes_back(open_room, tell, wait_until):
         assert status(room).startswith("nothing changed")
 
 
+async def test_each_page_brings_back_what_was_left_on_it(open_room, tell, wait_until):
+    async with open_room("story") as (room, pilot):
+        await tell(room, pilot, "1", " He ran.")
+        await pilot.press("e", *" Oh", "escape")
+        await wait_until(lambda: not room.editing)
+        await tell(room, pilot, "space", " Far.")
+        await pilot.press("e", *" No", "escape")
+        await wait_until(lambda: not room.editing)
+        await pilot.press("u", "e")
+        assert room.query_one(PageEditor).text.endswith(" He ran. Oh")
+        await pilot.press("ctrl+s")
+        await wait_until(lambda: page(room).endswith(" Oh"))
+        await pilot.press("u", "U", "u")
+        await tell(room, pilot, "space", " Far.")
+        await pilot.press("e")
+        assert room.query_one(PageEditor).text.endswith(" Far. No")
+
+
+async def test_what_was_edited_is_in_view(open_room, tell, wait_until):
+    async with open_room("story", context=512) as (room, pilot):
+        await tell(room, pilot, "1", "\n".join(f" Line {i}" for i in range(30)))
+        widget = room.query_one(Page)
+        assert widget.scroll_offset.y > 3
+        await pilot.press("e")
+        room.query_one(PageEditor).move_cursor((0, 0))
+        await pilot.press(*"Hey! ", "ctrl+s")
+        await wait_until(lambda: page(room).startswith("Hey! "))
+        await wait_until(lambda: widget.scroll_offset.y == 0)
+        assert widget.cursor is None
+        await pilot.press("u")
+        assert page(room).startswith("Once")
+
+
 async def test_an_edit_stops_the_model_first(open_room, say, wait_until):
     gate = threading.Semaphore(3)
     say(" He ran and ran", gate)
@@ -221,6 +301,31 @@ async def test_memory_and_note_are_read_and_not_shown(open_room, tell, wait_unti
         await pilot.press("m", *"er", "escape")
         await wait_until(lambda: pilot.app.screen is room)
         assert room.story.memory == "Max is old"
+        await pilot.press("m")
+        await wait_until(lambda: isinstance(pilot.app.screen, MemoryDialog))
+        dialog = pilot.app.screen
+        assert dialog.query_one("#memory").text == "Max is older"
+        assert "not saved yet" in str(dialog.query_one(".error").content)
+        await pilot.press("ctrl+s")
+        await wait_until(lambda: pilot.app.screen is room)
+        assert room.story.memory == "Max is older"
+
+
+async def test_memory_is_undone_like_words(open_room, tell, wait_until):
+    async with open_room("story", context=400) as (room, pilot):
+        await tell(room, pilot, "1", " He ran.")
+        for key in ("a", "b"):
+            await pilot.press("m")
+            await wait_until(lambda: isinstance(pilot.app.screen, MemoryDialog))
+            await pilot.press(key, "ctrl+s")
+            await wait_until(lambda: pilot.app.screen is room)
+        assert room.story.memory == "ab"
+        await pilot.press("u")
+        assert room.story.memory == "a"
+        assert status(room).startswith("undone: memory and note")
+        await pilot.press("u", "u")
+        assert (room.story.memory, page(room)) == ("", OPENINGS[0])
+        assert status(room).startswith("undone ")
 
 
 async def test_memory_that_is_too_long_is_explained(open_room, tell, wait_until):
@@ -270,6 +375,33 @@ async def test_a_story_is_saved_and_nothing_overwritten_by_accident(
         await wait_until(lambda: pilot.app.screen is room)
 
 
+async def test_a_story_is_not_lost_in_a_folder_that_is_gone(
+    open_room, tell, wait_until, tmp_path, monkeypatch
+):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    async with open_room("story") as (room, pilot):
+        await tell(room, pilot, "1", " He ran.")
+        monkeypatch.chdir(folder)
+        folder.rmdir()
+        await pilot.press("x", "enter")
+        dialog = pilot.app.screen
+        await wait_until(lambda: dialog.query_one(".error").display)
+        dialog.query_one(Input).value = str(tmp_path / "story.txt")
+        await pilot.press("enter")
+        await wait_until(lambda: pilot.app.screen is room)
+        assert (tmp_path / "story.txt").read_text() == page(room) + "\n"
+
+
+async def test_no_letter_quits(open_room, tell):
+    async with open_room("story") as (room, pilot):
+        await tell(room, pilot, "1", " He ran.")
+        await pilot.press("q")
+        await pilot.pause()
+        assert pilot.app.is_running
+        assert not pilot.app._exit
+
+
 async def test_the_story_is_copied(open_room, tell):
     async with open_room("story") as (room, pilot):
         await tell(room, pilot, "1", " He ran.")
@@ -315,8 +447,13 @@ async def test_another_model_goes_on_with_all_branches(open_room, tell, say, tin
         room.open(load_model(tiny_model))
         assert room.story is not before
         assert page(room) == room.story.text == before.text
+        await pilot.press("n", "ctrl+z", "u")
+        assert page(room).endswith(" He ran.")
+        await pilot.press("U")
+        assert page(room).endswith(" He sat.")
         await tell(room, pilot, "space", " Far.")
-        assert room.question() == (room.story.prompt().ids, room.story.model.stop_ids)
+        ids, limits = room.question()
+        assert (ids, limits.stop_ids) == (room.story.prompt().ids, room.story.model.stop_ids)
         await pilot.press("[")
         assert page(room).endswith(" He ran.")
 

@@ -8,6 +8,7 @@ from textual import events
 from textual.widgets import Input
 
 from llamatui.app.tui.bars import Header, Status
+from llamatui.app.tui.errands import Loading
 from llamatui.app.tui.openings import OPENINGS, Opening, Openings, WritingLine
 from llamatui.app.tui.page import Page
 from llamatui.app.tui.sampling_panel import Lock, SamplingPanel
@@ -221,7 +222,7 @@ async def test_full_context_says_so_and_goes_no_further(open_room, wait_until):
     async with open_room("story") as (room, pilot):
         await begin(room, pilot, wait_until)
         before = page(room)
-        assert room.query_one(Status).right.plain.startswith("stop · context 96/96")
+        assert room.query_one(Status).right.plain.startswith("stops when full · context 96/96")
         await pilot.press("space")
         await pilot.pause()
         assert not room.busy
@@ -341,11 +342,15 @@ async def test_shown_seed_leaves_alone_who_types(open_room):
         assert panel.sampling.seed == 7
 
 
-async def test_paste_of_many_lines_is_kept(open_room, write):
+async def test_paste_of_many_lines_is_kept(open_room, write, say, wait_until):
     async with open_room("story") as (room, pilot):
         await write(pilot, "one\r\n\r\ntwo\rthree\n")
-        await pilot.press("ctrl+j")
-        assert room.query_one(WritingLine).value == "one two three"
+        await pilot.press("ctrl+j", "x")
+        assert room.query_one(WritingLine).value == "one⏎⏎two⏎three⏎x"
+        say()
+        await pilot.press("enter")
+        await wait_until(lambda: room.story.path and not room.busy)
+        assert page(room) == "one\n\ntwo\nthree\nx"
 
 
 async def test_two_clicks_begin_one_story(open_room, wait_until, say):
@@ -373,6 +378,34 @@ async def test_words_after_an_empty_beginning_are_the_first(open_room, wait_unti
 def test_half_a_character_is_found_behind_text():
     from llamatui.app.tui.runner import Piece, Run
 
-    run = Run(None, None)
+    run = Run(None, None, None)
     run.pieces = [Piece(None, "a"), Piece(None, ""), Piece(None, " ", True), Piece(None, "", True)]
     assert run.complete_pieces() == run.pieces[:2]
+
+
+async def test_beginnings_written_while_the_model_loads_are_kept(make_app, say, wait_until, monkeypatch):
+    say(" he said.")
+    gate = threading.Event()
+    load = Loading.__call__
+    monkeypatch.setattr(Loading, "__call__", lambda self: gate.wait(10) and load(self))
+    app = make_app()
+    async with app.run_test() as pilot:
+        await pilot.press(*"Go", "enter", "enter", *"on", "enter")
+        line = app.room.query_one(WritingLine)
+        assert (line.value, line.placeholder) == ("", "Go on")
+        gate.set()
+        await wait_until(lambda: app.room.story and not app.room.busy and len(app.room.story.path) > 6)
+        assert app.room.story.text == "Go on he said."
+
+
+async def test_words_come_back_that_cannot_be_written_now(open_room, say, wait_until):
+    gate = threading.Semaphore(0)
+    say(" he said.", gate=gate)
+    async with open_room("story") as (room, pilot):
+        await pilot.press("1")
+        await wait_until(lambda: room.busy)
+        line = room.query_one(WritingLine)
+        line.focus()
+        await pilot.press("a", "enter")
+        await wait_until(lambda: line.value == "a")
+        gate.release(20)

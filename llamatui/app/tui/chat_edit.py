@@ -1,0 +1,66 @@
+"""A message in the composer, to be changed."""
+
+from typing import TYPE_CHECKING
+
+from llamatui.app.tui.composer import Composer
+from llamatui.app.tui.flow import printable
+
+if TYPE_CHECKING:
+    from llamatui.app.conversation import Turn
+
+
+class MessageEdit:
+    """What stood in the composer comes back afterwards; what was changed and left, with the next edit of it.
+
+    Attributes:
+        turn: The message; None while there is none to be changed.
+    """
+
+    def __init__(self, composer: Composer) -> None:
+        self.turn: Turn | None = None
+        self._composer = composer
+        self._draft = ""
+        self._left: dict[Turn, str] = {}
+
+    def begin(self, turn: "Turn") -> None:
+        """Another one is left for it."""
+        self.leave()
+        composer = self._composer
+        self.turn, self._draft = turn, composer.text
+        composer.put(self._left.pop(turn, shown(turn)))
+        composer.border_title = (
+            " your message again: Enter sends it, Esc leaves it "
+            if turn.message.role == "user"
+            else " the model's words: Enter puts yours in their place, Esc leaves them "
+        )
+        composer.focus()
+
+    def leave(self) -> bool:
+        """Whether there are changes that are kept."""
+        if self.turn is None:
+            return False
+        turn, text = self.turn, self._composer.text
+        self._end()
+        changed = bool(text.strip()) and text != shown(turn)
+        if changed:
+            self._left[turn] = text
+        return changed
+
+    def sent(self) -> "Turn":
+        """Its new words left the composer; what was typed since stands behind the draft."""
+        assert self.turn is not None
+        turn, since = self.turn, self._composer.text
+        self._end()
+        if since:
+            self._composer.insert(since)
+        return turn
+
+    def _end(self) -> None:
+        self.turn = None
+        self._composer.border_title = None
+        self._composer.put(self._draft)
+
+
+def shown(turn: "Turn") -> str:
+    """Its words, as the composer has them."""
+    return printable(turn.message.content)
