@@ -204,6 +204,10 @@ class Conversation:
         self.tree.cut(index)
         self._add(Message(old.role, text))
 
+    def blank(self) -> "Conversation":
+        """Another one, with the same system prompt."""
+        return Conversation(self.model, self.system, context=self.context)
+
     def clear(self) -> None:
         """Begins anew, on a branch of its own; the system prompt stays."""
         if self.tree.path:

@@ -2,19 +2,25 @@
 
 import json
 import os
+from collections.abc import Callable
 from hashlib import file_digest
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from platformdirs import user_cache_path
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, remembered in the cache folder by path, size and time of change."""
+def file_sha256(path: Path, check: Callable[[], None] = lambda: None) -> str:
+    """SHA-256 of a file, remembered in the cache folder by path, size and time of change.
+
+    `check` is called now and then, and may end it by an exception.
+    """
     key, known = _key(path), _remembered()
     if isinstance(known.get(key), str):
         return str(known[key])
-    with path.open("rb") as file:
+    with _Checked(path) as file:
+        file.check = check
         digest = file_digest(file, "sha256").hexdigest()
     store = _store()
     try:
@@ -25,6 +31,14 @@ def file_sha256(path: Path) -> str:
     except OSError:
         pass  # only a cache: a read-only home costs time, not the result
     return digest
+
+
+class _Checked(FileIO):
+    check: Callable[[], None]
+
+    def readinto(self, buffer: Any) -> int:
+        self.check()
+        return super().readinto(buffer) or 0
 
 
 def known_sha256(path: Path) -> str | None:

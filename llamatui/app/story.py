@@ -399,6 +399,12 @@ class Story:
         at = self.branching(index)
         return at is not None and self.tree.flip(self.path[at], step)
 
+    def blank(self) -> "Story":
+        """Another one, with the same settings, memory and note."""
+        story = Story(self.model, self.context, self.overflow)
+        story.tree = Tree(beside=self.tree.beside)
+        return story
+
     def told_to(self, model: LoadedModel) -> "Story":
         """The same story, all branches, for another model: its tokens may be others."""
         story = Story(model, self.context, self.overflow)

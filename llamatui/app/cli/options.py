@@ -93,6 +93,10 @@ Theme = Annotated[
         help="dark, light or contrast; default: dark.", autocompletion=lambda: ["dark", "light", "contrast"]
     ),
 ]
+Last = Annotated[bool, typer.Option("-c", "--continue", help="Go on with the last one in the history.")]
+Reopened = Annotated[
+    str, typer.Option("--open", metavar="ID", help="Go on with that one: see llamatui history list.")
+]
 Version = Annotated[
     int | None,
     typer.Option(

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +31,8 @@ def story(
     context: options.Context = None,
     overflow: options.Overflow = None,
     theme: options.Theme = None,
+    last: options.Last = False,
+    uid: options.Reopened = "",
 ) -> None:
     """Write a story together with a model, in the terminal."""
     if not is_terminal():
@@ -39,7 +42,8 @@ def story(
         "top_p": top_p, "seed": seed, "top_k": top_k, "min_p": min_p, "repeat_penalty": repeat_penalty,
         "context": context, "overflow": overflow, "theme": theme,
     }  # fmt: skip
-    open_room("story", loading.settings_from(model, **flags), prompt, None)
+    document, model = reopened("story", last, uid, prompt, model, flags)
+    open_room("story", loading.settings_from(model, **flags), prompt, None, document)
 
 
 def chat(
@@ -62,6 +66,8 @@ def chat(
     json: Annotated[
         bool, typer.Option("--json", help="A line in, a line of JSON out, also in a terminal.")
     ] = False,
+    last: options.Last = False,
+    uid: options.Reopened = "",
 ) -> None:
     """Chat with an instruct model, in the terminal; without one, a line in and an answer out."""
     flags = {
@@ -70,11 +76,15 @@ def chat(
         "min_p": min_p, "repeat_penalty": repeat_penalty, "context": context, "overflow": overflow,
         "theme": theme,
     }  # fmt: skip
+    to_screen = is_terminal() and not json
+    if (last or uid) and not to_screen:
+        raise UsageError("a chat is opened again in a terminal", "its text: llamatui history show")
+    document, model = reopened("chat", last, uid, prompt, model, flags)
     settings = loading.settings_from(model, store.refuse_chat, **flags)
     # Only `-y ""` means none at all.
     system = settings.system if settings.system or system is not None else None
-    if is_terminal() and not json:
-        open_room("chat", settings, prompt, system)
+    if to_screen:
+        open_room("chat", settings, prompt, system, document)
         return
     from llamatui.app.cli.repl import repl
 
@@ -86,7 +96,48 @@ def is_terminal() -> bool:
     return "TEXTUAL_DRIVER" in os.environ or (sys.stdin.isatty() and sys.stdout.isatty())
 
 
-def open_room(room: "RoomName", settings: Settings, prompt: str, system: str | None) -> None:
+def reopened(
+    kind: "RoomName", last: bool, uid: str, prompt: str, model: str | None, flags: dict[str, Any]
+) -> tuple[str, str | None]:
+    """(uid, model) of what is taken out of the history: the model that wrote it, if none is named.
+
+    What else was said of that model goes to the `flags`, where they leave it open.
+    """
+    if not (last or uid):
+        return "", model
+    if last and uid:
+        raise UsageError("--continue and --open are two ways to say which", "give one of them")
+    if prompt:
+        raise UsageError("--prompt begins something new", "leave it out, or --continue and --open")
+    from llamatui.app.history.library import Library
+
+    library = Library(told=lambda message: print(message, file=sys.stderr))
+    try:
+        if last and (latest := library.latest(kind)) is None:
+            raise UsageError(f"there is no {kind} in the history yet", f"llamatui {kind}")
+        saved = library.load(latest.uid if last and latest else uid)
+    finally:
+        library.close()
+    entry = saved.entry
+    if entry.kind != kind:
+        raise UsageError(
+            f"{entry.uid[:8]} is a {entry.kind}", f"llamatui {entry.kind} --open {entry.uid[:8]}"
+        )
+    if model is None and Path(saved.model_path).is_file():
+        model = saved.model_path
+        if flags["tokenizer"] is None and Path(saved.tokenizer).is_file():
+            flags["tokenizer"] = saved.tokenizer
+        if kind == "chat" and flags["chat_format"] is None:
+            from llamatui.tokenizers.chat_formats import CHAT_FORMATS
+
+            flags["chat_format"] = saved.chat_format if saved.chat_format in CHAT_FORMATS else None
+    return entry.uid, model
+
+
+def open_room(
+    room: "RoomName", settings: Settings, prompt: str, system: str | None, document: str = ""
+) -> None:
+    """`document`: uid of what is taken out of the history."""
     # A wrong value is told in the shell, before the screen is taken.
     sampling = loading.sampling(settings)
     overflow = loading.overflow_policy(settings, "stop") if settings.overflow else None
@@ -109,6 +160,9 @@ def open_room(room: "RoomName", settings: Settings, prompt: str, system: str | N
         context=settings.context or None,
         overflow=overflow,
         theme=settings.theme or "dark",
+        history=settings.history == "on",
+        kv_cache_mb=settings.kv_cache_mb,
+        document=document,
         keys=keys,
     )
     raise typer.Exit(run_app(room, launch))

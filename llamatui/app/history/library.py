@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Hit:
 
 
 class Library:
-    """For one thread at a time. Nothing is created by looking: where there is no history yet, it is empty.
+    """Any thread may use it; others wait. Nothing is created by looking: without a history, it is empty.
 
     Every method may raise HistoryError: the history cannot be read, or written where that is needed.
     """
@@ -59,6 +60,7 @@ class Library:
         """
         self.path = path or database_path()
         self._told = told
+        self._in_use = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._file: os.stat_result | None = None
 
@@ -130,6 +132,16 @@ class Library:
             )
         raise UsageError(f"nothing in the history begins with {uid or 'nothing'}", "llamatui history list")
 
+    def latest(self, kind: Kind) -> Entry | None:
+        """The one that changed last, pinned or not."""
+        with self._open() as connection:
+            if connection is None:
+                return None
+            rows = connection.execute(
+                f"SELECT {COLUMNS} FROM documents WHERE kind = ? ORDER BY changed DESC LIMIT 1", (kind,)
+            )
+            return next(map(entry_from, rows), None)
+
     def load(self, uid: str) -> Saved:
         """All of a document. `uid`: as for `get`."""
         entry = self.get(uid)
@@ -170,22 +182,24 @@ class Library:
                 )
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = self._file = None
+        with self._in_use:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = self._file = None
 
     @contextmanager
     def _open(self) -> "Iterator[sqlite3.Connection | None]":
         """The connection, to the file that is there now: another process may have set the old one aside."""
-        if self._file is not None and not same_file(self._file, self.path):
-            self.close()
-        if self._connection is None and self._exists():
-            self._connection = self._connect()
-            self._file = self.path.stat()
-        try:
-            yield self._connection
-        except FAILURES as error:
-            raise explained(error, self.path) from error
+        with self._in_use:
+            if self._file is not None and not same_file(self._file, self.path):
+                self.close()
+            if self._connection is None and self._exists():
+                self._connection = self._connect()
+                self._file = self.path.stat()
+            try:
+                yield self._connection
+            except FAILURES as error:
+                raise explained(error, self.path) from error
 
     def _connect(self) -> sqlite3.Connection:
         try:

@@ -5,6 +5,7 @@
     runner.py     the inference thread
     errands.py    what takes long beside it: opening a model, making another backend
     keys.py       every binding by its id, and what config.toml makes of it
+    keeping.py    what the rooms keep: the history, and KV caches on disk
     room.py       what both rooms share: bars, sampling panel, stopping, draining the thread
     story_room.py, chat_room.py
     page.py, flow.py, ...   widgets, and what they draw
@@ -17,6 +18,7 @@ the screen.
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 from types import FrameType
@@ -41,6 +43,8 @@ def run_app(room: RoomName, options: Launch) -> int:
     app = LlamaApp(room, options)
     leave_on_signal(app)
     app.run()
+    if app.keeping.unsaved:
+        print("llamatui: the last words could not be saved in the history", file=sys.stderr)
     return app.return_code or 0
 
 

@@ -15,10 +15,11 @@ from textual.timer import Timer
 
 from llamatui.app import catalogue
 from llamatui.app.tui.bars import Status, one_line
-from llamatui.app.tui.errands import Errand, Loading, Switching
+from llamatui.app.tui.errands import Errand, Loading, Reopening, Switching
 from llamatui.app.tui.error_screen import ErrorChoice, ErrorScreen, explain
+from llamatui.app.tui.keeping import Keeping
 from llamatui.app.tui.launch import Launch, RoomName
-from llamatui.app.tui.messages import BackendReady, ErrandFailed, ErrandStep, ModelReady
+from llamatui.app.tui.messages import BackendReady, DocumentReady, ErrandFailed, ErrandStep, ModelReady
 from llamatui.app.tui.room import Room
 from llamatui.app.tui.runner import Piece, Runner
 from llamatui.app.tui.sampling_panel import SamplingPanel
@@ -39,6 +40,7 @@ class LlamaApp(App[None]):
         Binding("ctrl+p", "command_palette", "palette", show=False, priority=True, id="app.palette"),
         Binding("ctrl+o", "pick_model", "open another model", show=False, id="app.model"),
         Binding("ctrl+b", "switch_backend", "change the backend", show=False, id="app.backend"),
+        Binding("ctrl+l", "history", "history", show=False, id="app.history"),
         Binding("f2", "compare", "compare", show=False, id="app.compare"),
         Binding("f1", "help", "help", show=False, id="app.help"),
         Binding("ctrl+q", "app.quit", "quit", priority=True, id="app.quit"),
@@ -60,16 +62,18 @@ class LlamaApp(App[None]):
         self.runner = Runner("inference", self._job_failed)
         self.errands = Runner("errands", self._job_failed)
         self.reader = Runner("headers", self._job_failed)
+        self.keeping = Keeping(self, self.runner, options)
         self.model: LoadedModel | None = None
         """The one that was opened last: a room that is entered goes on with it."""
         self._errand: Errand | None = None
         self._coming: LoadedModel | None = None  # is ready, and the room is not
         self._watch: Timer | None = None  # while a faster engine is on its way
+        self._wanted = options.document  # of the history, as soon as there is a model
         self._exit_code = 0
         for name in get_args(RoomName):
             # The prompt is for the room that was asked for.
             launch = options if name == room else replace(options, prompt="")
-            self.add_mode(name, partial(make_room, name, launch, self.runner))
+            self.add_mode(name, partial(make_room, name, launch, self.runner, self.keeping))
         for theme in PLAIN if plain else (DARK, LIGHT, CONTRAST):
             self.register_theme(theme)
         if options.theme not in self.available_themes:
@@ -185,6 +189,49 @@ class LlamaApp(App[None]):
         self.model = model
         if is_new:
             self._watch_engine()
+        if self._wanted:
+            self.reopen(self._wanted)
+
+    # What is taken out of the history.
+
+    def reopen(self, uid: str) -> None:
+        """Shows that text in the room, as soon as there is a model and the room has come to rest."""
+        model = self.room.model
+        self._wanted = "" if model else uid
+        if model is not None:
+            self.keeping.flush()
+            sha256 = self.keeping.sha256(model)
+            self._begin(Reopening(self, self.errands, self.room.NAME, uid, model, sha256))
+
+    async def on_document_ready(self, message: DocumentReady) -> None:
+        if self._done(message.errand):
+            await self._put(message)
+
+    async def _put(self, message: DocumentReady) -> None:
+        assert isinstance(message.errand, Reopening)
+        room = self.room
+        if self._is_leaving or message.errand.kind != room.NAME:
+            return
+        if room.busy or self._is_away:
+            room.stop()
+            self.set_timer(1 / CHECKS_PER_SECOND, partial(self._put, message))
+            return
+        try:
+            await self.keeping.put(room, message.document)
+        except LlamatuiError as error:
+            self._say_error("It cannot be opened", error)
+            return
+        assert room.model is not None
+        known = message.sha256, self.keeping.sha256(room.model)
+        named = one_line(message.model), one_line(room.model.name)
+        before, now = known if all(known) else named
+        if before != now:
+            self.notify(f"It was written with {named[0]}; {named[1]} goes on.", markup=False)
+
+    def action_history(self) -> None:
+        """Older stories or chats: one of them can be opened."""
+        if self.screen is self.room:
+            self.keeping.show_history(self.room, self.reopen)
 
     def _watch_engine(self) -> None:
         """Shows the engine that was on its way as soon as it is there, and says why nothing faster runs."""
@@ -334,6 +381,7 @@ class LlamaApp(App[None]):
             self._take(self.model)
 
     def on_unmount(self) -> None:
+        self.keeping.close()
         for runner in (self.runner, self.errands, self.reader):
             runner.close()
 
@@ -342,6 +390,9 @@ class LlamaApp(App[None]):
             yield from screen.commands()
             yield SystemCommand(
                 "Sampling", "Show or hide temperature, top-p and seed", screen.action_toggle_sampling
+            )
+            yield SystemCommand(
+                "History", f"Older {'stories' if screen.NAME == 'story' else 'chats'}", self.action_history
             )
             yield SystemCommand(
                 "Open another model", "In this room; the text goes on with it", self.action_pick_model
@@ -377,12 +428,12 @@ def describe(pull: str) -> str:
     return entry.offer if entry else ""
 
 
-def make_room(name: RoomName, options: Launch, runner: Runner) -> Room:
+def make_room(name: RoomName, options: Launch, runner: Runner, keeping: Keeping) -> Room:
     """Imports only the room that is entered."""
     if name == "story":
         from llamatui.app.tui.story_room import StoryRoom
 
-        return StoryRoom(options, runner)
+        return StoryRoom(options, runner, keeping)
     from llamatui.app.tui.chat_room import ChatRoom
 
-    return ChatRoom(options, runner)
+    return ChatRoom(options, runner, keeping)

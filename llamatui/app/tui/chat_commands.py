@@ -210,6 +210,7 @@ COMMANDS = {
             "export", "what is shown, to read",
             lambda it, name: it.write("export", name), "FILE.md", waits=True, needs_turns=True,
         ),
+        Command("history", "older chats", lambda it, _: it.app.action_history(), anytime=True),
         Command(
             "clear", "begin anew; /undo brings this chat back",
             lambda it, _: it.room.action_new(), waits=True, needs_turns=True,

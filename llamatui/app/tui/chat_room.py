@@ -1,7 +1,7 @@
 """The chat room: questions and answers."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
@@ -17,6 +17,7 @@ from llamatui.app.tui.chat_welcome import Welcome
 from llamatui.app.tui.clipboard import copy
 from llamatui.app.tui.composer import Composer
 from llamatui.app.tui.error_screen import explain
+from llamatui.app.tui.keeping import Keeping
 from llamatui.app.tui.launch import Launch
 from llamatui.app.tui.room import Room
 from llamatui.app.tui.runner import Piece, Run, Runner
@@ -27,7 +28,7 @@ from llamatui.errors import LlamatuiError
 
 if TYPE_CHECKING:
     from llamatui.app.conversation import Conversation, Turn
-    from llamatui.app.engine import Generation, Limits, OverflowPolicy, Session
+    from llamatui.app.engine import Generation, Limits, OverflowPolicy
     from llamatui.app.model import LoadedModel
     from llamatui.app.sampling import Sampling
 
@@ -67,8 +68,8 @@ class ChatRoom(Room):
     _copied: tuple[Item, int] | None = None  # the code block that was copied last
     _unsaved_system: str | None = None  # typed, but not saved
 
-    def __init__(self, options: Launch, runner: Runner) -> None:
-        super().__init__(options, runner)
+    def __init__(self, options: Launch, runner: Runner, keeping: Keeping) -> None:
+        super().__init__(options, runner, keeping)
         self._waiting = options.prompt  # what is asked as soon as there is a model
 
     def compose_main(self) -> ComposeResult:
@@ -84,8 +85,16 @@ class ChatRoom(Room):
         yield composer
 
     @property
-    def session(self) -> "Session | None":
-        return self.conversation.session if self.conversation else None
+    def content(self) -> "Conversation | None":
+        return self.conversation
+
+    async def put(self, content: "Conversation") -> None:
+        self.conversation, self._unsaved_system = content, None
+        await self._show_end()
+
+    def partial(self) -> tuple[str, list[int]]:
+        pieces = self.run.complete_pieces() if self.run else []
+        return "".join([piece.text for piece in pieces]), [piece.record.id for piece in pieces]
 
     @property
     def transcript(self) -> Transcript:
@@ -171,6 +180,7 @@ class ChatRoom(Room):
         self.query_one(Welcome).display = not self.transcript.items
         self.transcript.display = bool(self.transcript.items)
         self.refresh_bindings()
+        self.save()
 
     async def receive(self, text: str) -> None:
         assert self._growing is not None
@@ -356,18 +366,23 @@ class ChatRoom(Room):
             self.refresh_bindings()
 
     async def action_undo(self) -> None:
-        await self._go("undo")
+        await self._go("undo", -1)
 
     async def action_redo(self) -> None:
-        await self._go("redo")
+        await self._go("redo", 1)
 
-    async def _go(self, way: str) -> None:
+    async def _go(self, way: str, step: int) -> None:
         if self.busy or self.conversation is None:
             return
         tree = self.conversation.tree
-        if not (tree.undo() if way == "undo" else tree.redo()):
+        if tree.undo() if way == "undo" else tree.redo():
+            await self._show_end()
+        elif other := self.keeping.turn(self, step):
+            await self.put(cast("Conversation", other))
+        else:
             self.notify(f"There is nothing to {way}.")
-            return
+
+    async def _show_end(self) -> None:
         self.transcript.following = True
         await self.show()
         self._show_context()
@@ -416,6 +431,7 @@ class ChatRoom(Room):
         assert self.conversation is not None
         if text != self.conversation.system:
             self.conversation.system = text
+            self.save()
             self.notify(
                 "The system prompt holds from the next message on."
                 if text
@@ -425,11 +441,10 @@ class ChatRoom(Room):
     async def action_new(self) -> None:
         if self.busy or self.conversation is None or not self.conversation.turns:
             return
-        self.conversation.clear()
-        await self.show()
-        self._show_context()
+        fresh = self.conversation.blank()
+        self.keeping.begin(self, fresh)
+        await self.put(fresh)
         self.query_one(Status).say("ready · /undo brings the chat back")
-        self.home.focus()
 
     def action_home(self) -> None:
         if self._edit.turn is not None and self.focused is self.home:
@@ -456,9 +471,9 @@ class ChatRoom(Room):
             return
         yield SystemCommand("System prompt", "Say who the model shall be", self.action_system)
         tree = self.conversation.tree
-        if tree.can_undo:
+        if tree.can_undo or self.keeping.can_turn(self, -1):
             yield SystemCommand("Undo", "Back to the branch before", self.action_undo)
-        if tree.can_redo:
+        if tree.can_redo or self.keeping.can_turn(self, 1):
             yield SystemCommand("Redo", "Undo the undo", self.action_redo)
         if self.conversation.turns:
             yield SystemCommand("New chat", "Undo brings this one back", self.action_new)

@@ -1,4 +1,4 @@
-"""What takes long and is not generating: opening a model, and making another backend for it.
+"""What takes long and is not generating: opening a model or an older text, and making another backend.
 
 Errands run one after another on a thread beside the inference thread, so that what is open stays usable
 meanwhile. They tell the app how far they are, and how they ended.
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from textual.app import App
 from textual.message import Message
 
-from llamatui.app.tui.launch import Launch
-from llamatui.app.tui.messages import BackendReady, ErrandFailed, ErrandStep, ModelReady
+from llamatui.app.tui.launch import Launch, RoomName
+from llamatui.app.tui.messages import BackendReady, DocumentReady, ErrandFailed, ErrandStep, ModelReady
 from llamatui.app.tui.runner import Closing, Runner
 
 if TYPE_CHECKING:
@@ -81,6 +81,10 @@ class Loading(Errand):
         limit_blas_threads(options.threads)
         from llamatui.app.model import load_model
 
+        if options.history:
+            import llamatui.app.history.recorder
+            import llamatui.app.kv_store  # noqa: F401
+
         model = load_model(
             options.model,
             tokenizer=options.tokenizer,
@@ -105,6 +109,31 @@ class Loading(Errand):
 
         self.tell(doing)
         pull(self._pull, progress=progress, step=begin)
+
+
+class Reopening(Errand):
+    """Takes a text out of the history, for a model that is open."""
+
+    what = "reopening"
+
+    def __init__(
+        self, app: App[None], runner: Runner, kind: RoomName, uid: str, model: "LoadedModel", sha256: str
+    ) -> None:
+        super().__init__(app, runner)
+        self.kind = kind
+        self._uid, self._model, self._sha256 = uid, model, sha256
+
+    def run(self) -> Message:
+        from llamatui.app.history.library import Library
+
+        self.tell("reading the history")
+        library = Library()
+        try:
+            saved = library.load(self._uid)
+        finally:
+            library.close()
+        document = saved.restore(self._model, self._sha256)
+        return DocumentReady(self, document, saved.entry.model, saved.model_sha256)
 
 
 class Switching(Errand):

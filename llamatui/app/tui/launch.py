@@ -30,5 +30,11 @@ class Launch:
     """None: "stop" in the story room, "shift" in the chat room."""
     theme: str = "dark"
     """"dark", "light", "contrast", or any of Textual's."""
+    history: bool = False
+    """Whether what is written is kept."""
+    kv_cache_mb: int = 0
+    """Megabytes of disk for KV caches; only with a history."""
+    document: str = ""
+    """Uid of what is taken out of the history at once; "" for a blank page."""
     keys: Mapping[str, str] = field(default_factory=dict)
     """Keys for bindings, by their ids, as `keys.keymap_from` gives them."""

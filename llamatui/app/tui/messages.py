@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from textual.message import Message
 
 if TYPE_CHECKING:
+    from llamatui.app.history.snapshot import Document
     from llamatui.app.model import LoadedModel
     from llamatui.app.tui.errands import Errand
     from llamatui.backends.base import Backend
@@ -29,6 +30,17 @@ class ErrandFailed(Message):
 class ModelReady(Message):
     errand: "Errand"
     model: "LoadedModel"
+
+
+@dataclass
+class DocumentReady(Message):
+    """It was taken out of the history."""
+
+    errand: "Errand"
+    document: "Document"
+    model: str
+    """Name of the one that it was written with."""
+    sha256: str
 
 
 @dataclass

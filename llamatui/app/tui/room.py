@@ -3,7 +3,7 @@
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
@@ -15,6 +15,7 @@ from textual.widgets import Input, TextArea
 
 from llamatui.app.tui.bars import Header, Keys, Status, one_line
 from llamatui.app.tui.error_screen import explain
+from llamatui.app.tui.keeping import Content, Keeping
 from llamatui.app.tui.launch import Launch, RoomName
 from llamatui.app.tui.runner import Piece, Run, Runner
 from llamatui.app.tui.sampling_panel import SamplingPanel
@@ -70,11 +71,14 @@ class Room(Screen[None]):
     }
     """
 
-    def __init__(self, options: Launch, runner: Runner) -> None:
+    def __init__(self, options: Launch, runner: Runner, keeping: Keeping) -> None:
         super().__init__()
         self.title = f"The {self.NAME} room"
         self.options = options
         self.runner = runner
+        self.keeping = keeping
+        self.sampling = options.sampling
+        """What the panel says."""
         self.model: LoadedModel | None = None
         self.run: Run | None = None
         self.announced = "opening the model"
@@ -105,9 +109,20 @@ class Room(Screen[None]):
         raise NotImplementedError
 
     @property
-    def session(self) -> "Session | None":
-        """What the meter measures, once there is a model."""
+    def content(self) -> Content | None:
+        """What is written here, once there is a model."""
         raise NotImplementedError
+
+    async def put(self, content: Any) -> None:
+        """Shows another text in the place of this one. `content`: of the room's own kind."""
+        raise NotImplementedError
+
+    def partial(self) -> tuple[str, list[int]]:
+        """What is being said, and its ids, as far as `content` does not have it yet."""
+        return "", []
+
+    def collect(self, run: Run) -> None:
+        """Gives `content` what was drained last, without showing it: the app is closing."""
 
     def opened(self, model: "LoadedModel") -> None:
         """The model is ready.
@@ -173,13 +188,24 @@ class Room(Screen[None]):
             ModelError: It is none for this room.
         """
         assert not self.busy
+        self.keeping.leave(self)
         self.opened(model)
         before, self.model = self.model, model
+        self.keeping.opened(self)
         self.query_one(Header).show_rate(0)
         self.show_engine()
         self.query_one(Status).say(f"{one_line(model.name)} is open" if before else "ready")
         self._show_context()
         self.refresh_bindings()
+
+    @property
+    def session(self) -> "Session | None":
+        """What the meter measures, once there is a model."""
+        return self.content.session if self.content else None
+
+    def save(self) -> None:
+        """Something has changed."""
+        self.keeping.save(self)
 
     def show_engine(self) -> None:
         """Names what runs, and what is on its way."""
@@ -218,6 +244,7 @@ class Room(Screen[None]):
         assert self.run is None
         assert self.model is not None
         assert self._ticker is not None
+        start = self.keeping.starting(self, start)
         self.run = Run(start, self.query_one(SamplingPanel).sampling, self.model.tokenizer, until)
         if self._stopped:
             self.run.cancel()
@@ -233,6 +260,7 @@ class Room(Screen[None]):
         text, done = run.drain()
         if text:
             await self.receive(text)
+            self.save()
         if done:
             await self._finish(run)
         elif (now := time.monotonic()) - self._rate_shown > 1 / RATES_PER_SECOND:
@@ -254,6 +282,7 @@ class Room(Screen[None]):
             self._ticker.pause()
             self.run = None
             await self.finished(run)
+        self.save()
         self._show_progress(run)
         self.show_engine()  # how many threads there are is known for certain only now
         if run.error is not None:
@@ -307,6 +336,8 @@ class Room(Screen[None]):
 
     def on_sampling_panel_changed(self, event: SamplingPanel.Changed) -> None:
         """What the panel says holds from the next token on; a seed, from the next generation on."""
+        self.sampling = event.sampling
+        self.save()
         if self.run is not None:
             self.run.sample(event.sampling)
 

@@ -1,7 +1,7 @@
 """The story room: a page that two write on, the model and you."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
@@ -14,6 +14,7 @@ from llamatui.app.tui.clipboard import copy
 from llamatui.app.tui.flow import printable
 from llamatui.app.tui.heat import Legend
 from llamatui.app.tui.insight import Insight, Scored
+from llamatui.app.tui.keeping import Keeping
 from llamatui.app.tui.launch import Launch
 from llamatui.app.tui.openings import CHOICES, OPENINGS, Opening, Openings, WritingLine
 from llamatui.app.tui.page import Page
@@ -27,10 +28,9 @@ from llamatui.errors import LlamatuiError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llamatui.app.engine import Limits, Session
+    from llamatui.app.engine import Limits
     from llamatui.app.model import LoadedModel
-    from llamatui.app.story import Story, Token
-    from llamatui.app.tree import Tree
+    from llamatui.app.story import Story
 
 NUMBERS = "1234567890"
 
@@ -80,8 +80,8 @@ written anew stays on a branch of its own.
     _waiting: str | None = None  # a beginning that was chosen while the model was loading
     _unsaved_memory: tuple[str, str] | None = None  # memory and note, typed but not saved
 
-    def __init__(self, options: Launch, runner: Runner) -> None:
-        super().__init__(options, runner)
+    def __init__(self, options: Launch, runner: Runner, keeping: Keeping) -> None:
+        super().__init__(options, runner, keeping)
         self.insight = Insight(self)
         self.telling = Telling(self)
 
@@ -102,8 +102,17 @@ written anew stays on a branch of its own.
         yield from super().compose_side()
 
     @property
-    def session(self) -> "Session | None":
-        return self.story.session if self.story else None
+    def content(self) -> "Story | None":
+        return self.story
+
+    async def put(self, content: "Story", said: str = "") -> None:
+        self.insight.cancel()
+        self.story, self._unsaved_memory = content, None
+        self.query_one(Page).move_to(None)
+        self.show_change(said)
+
+    def collect(self, run: Run) -> None:
+        self.telling.collect(run)
 
     def question(self) -> "tuple[list[int], Limits] | None":
         if self.story is None or self.editing or not self.story.path:
@@ -188,6 +197,7 @@ written anew stays on a branch of its own.
         self.show_page(self._begun)
         self._show_context()
         self._show_numbers()
+        self.save()
 
     def _show_numbers(self) -> None:
         story = self.story
@@ -211,7 +221,7 @@ written anew stays on a branch of its own.
         assert self.story is not None
         openings = self.query_one(Openings)
         openings.display = not begun and not self.editing
-        openings.show_way_back(bool(self.story.tree.root.children))
+        openings.show_way_back(bool(self.story.tree.root.children) or self.keeping.can_turn(self, -1))
         self.query_one(Page).display = begun and not self.editing
         line = self.query_one(WritingLine)
         line.display = not self.editing
@@ -297,26 +307,27 @@ written anew stays on a branch of its own.
         if not self.busy and self.story is not None and self.story.flip(step, self.query_one(Page).cursor):
             self.show_change("")
 
-    def action_undo(self) -> None:
-        self._travel("undone", lambda tree: tree.undo())
+    async def action_undo(self) -> None:
+        await self._travel("undone", -1)
 
-    def action_redo(self) -> None:
-        self._travel("done again", lambda tree: tree.redo())
+    async def action_redo(self) -> None:
+        await self._travel("done again", 1)
 
-    def _travel(self, said: str, step: "Callable[[Tree[Token]], bool]") -> None:
+    async def _travel(self, said: str, step: int) -> None:
         if self.busy or self.story is None:
             return
-        tree = self.story.tree
-        beside = tree.beside
-        if step(tree):
+        tree, beside = self.story.tree, self.story.tree.beside
+        if tree.undo() if step < 0 else tree.redo():
             self.show_change(said if tree.beside == beside else f"{said}: memory and note")
+        elif other := self.keeping.turn(self, step):
+            await self.put(cast("Story", other), said)
 
-    def action_new(self) -> None:
+    async def action_new(self) -> None:
         if self.busy or self.story is None:
             return
-        self.story.cut(0)
-        self.query_one(Page).move_to(None)
-        self.show_change("a new story")
+        fresh = self.story.blank()
+        self.keeping.begin(self, fresh)
+        await self.put(fresh, "a new story")
 
     def show_change(self, said: str) -> None:
         """Shows what another branch, or another end of it, looks like."""
@@ -415,8 +426,7 @@ written anew stays on a branch of its own.
         assert self.story is not None
         self.story.remember(memory, note)
         self.query_one(Status).say("holds from the next words on")
-        self._show_context()
-        self._show_numbers()
+        self.show_story()
 
     def action_save(self) -> None:
         from llamatui.app.tui.story_dialogs import SaveDialog
@@ -453,10 +463,11 @@ written anew stays on a branch of its own.
             case "undo" | "redo" | "flip":
                 if self.story is None or self.busy or self.editing:
                     return False
-                tree = self.story.tree
                 if action == "flip":
                     return self.story.branching(self.query_one(Page).cursor) is not None
-                return tree.can_undo if action == "undo" else tree.can_redo
+                if action == "undo":
+                    return self.story.tree.can_undo or self.keeping.can_turn(self, -1)
+                return self.story.tree.can_redo or self.keeping.can_turn(self, 1)
             case "new" | "edit" | "heat" | "save" | "copy":
                 return self._begun and not self.editing and not (action == "new" and self.busy)
             case "memory":
@@ -470,7 +481,7 @@ written anew stays on a branch of its own.
     def commands(self) -> Iterable[SystemCommand]:
         """For the command palette."""
         offered = (
-            ("new", "New story", "Begin with a blank page; this one stays on a branch", self.action_new),
+            ("new", "New story", "Begin with a blank page; undo brings this one back", self.action_new),
             ("edit", "Edit the page", "Change any word of it", self.action_edit),
             ("heat", "Heat map", "Colour each token by how likely the model found it", self.action_heat),
             ("memory", "Memory and author's note", "Read beside the page, and not shown", self.action_memory),

@@ -64,9 +64,7 @@ class Telling:
 
     def take_in(self, run: Run) -> None:
         """Gives the story and the page what the model has written since the last time."""
-        fresh = run.pieces[self._taken :]
-        self._taken += len(fresh)
-        self.page.append(grown(self.story, fresh))
+        self.page.append(self.collect(run))
         dropped = run.generation.dropped_tokens if run.generation else 0
         if dropped:
             self.page.forgotten = self.story.forgotten + dropped
@@ -76,6 +74,12 @@ class Telling:
                 "Its oldest words are forgotten and stand there dimmed. Memory stays.",
                 title="The context was full",
             )
+
+    def collect(self, run: Run) -> "list[Token]":
+        """What the story has got since the last time."""
+        fresh = run.pieces[self._taken :]
+        self._taken += len(fresh)
+        return grown(self.story, fresh)
 
     def finish(self, run: Run) -> None:
         room, story, page = self._room, self.story, self.page

@@ -152,7 +152,7 @@ def make_app(tiny_model: Path) -> Callable[..., LlamaApp]:
 
 def threads_of_ours() -> list[str]:
     """Names of threads that the app started and that still run."""
-    ours = {"inference", "errands", "headers"}
+    ours = {"inference", "errands", "headers", "hashing", "history"}
     return [thread.name for thread in threading.enumerate() if thread.name in ours]
 
 

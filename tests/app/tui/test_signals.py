@@ -25,7 +25,7 @@ def writing_room(tiny_model):
     if not child:
         os.execv(sys.executable, [sys.executable, "-c", ROOM_IN_A_TERMINAL, str(tiny_model)])
     screen = b""
-    while b"writing" not in screen:
+    while b"tok/s" not in screen:  # shown while it writes, and behind
         assert select.select([terminal], [], [], 30)[0], screen[-2000:]
         screen += os.read(terminal, 1 << 16)
     return child, terminal
