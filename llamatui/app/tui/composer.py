@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rich.text import Text
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Offset
@@ -11,12 +12,17 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widgets import TextArea
 
+from llamatui.app.tui.flow import visible
 from llamatui.app.tui.slash import Suggestion, is_command, message
 from llamatui.app.tui.slash_menu import SlashMenu
 
 
 class Editor(TextArea):
     """Survives what Textual 8.2's own does not."""
+
+    def get_line(self, line_index: int) -> Text:
+        # What is pasted, or comes from a file, is shown as safely as a model's words, and stays as it is.
+        return Text(visible(self.document.get_line(line_index)), end="", no_wrap=True)
 
     def render_line(self, y: int) -> Strip:
         # A placeholder cannot be wrapped to no columns at all.

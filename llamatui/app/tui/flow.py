@@ -20,6 +20,11 @@ def printable(text: str) -> str:
     return _UNSAFE.sub(_picture, text).replace("\t", "    ")
 
 
+def visible(line: str) -> str:
+    """The same for a line that is edited: a character of the same width for each."""
+    return _UNSAFE.sub(lambda match: _picture(match).strip("\n") or "\ufffd", line)
+
+
 def _picture(match: re.Match[str]) -> str:
     code = ord(match[0])
     if code in (0x85, 0x2028, 0x2029):

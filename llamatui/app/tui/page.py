@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from llamatui.app.story import Token
 
 
-
 class Page(ScrollView, can_focus=True):
     """Renders only the lines on the screen, and wraps only what was added.
 

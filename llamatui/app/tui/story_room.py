@@ -77,13 +77,14 @@ written anew stays on a branch of its own.
     ]  # fmt: skip
 
     story: "Story | None" = None
-    _waiting: str | None = None  # a beginning that was chosen while the model was loading
+    _waiting: str | None  # a beginning that was chosen while the model was loading
     _unsaved_memory: tuple[str, str] | None = None  # memory and note, typed but not saved
 
     def __init__(self, options: Launch, runner: Runner) -> None:
         super().__init__(options, runner)
         self.insight = Insight(self)
         self.telling = Telling(self)
+        self._waiting = options.prompt or None
 
     def compose_main(self) -> ComposeResult:
         yield Openings()
@@ -126,8 +127,6 @@ written anew stays on a branch of its own.
             self.show_story()
             return
         self.story = Story(model, self.options.context, self.options.overflow or "stop")
-        if self._waiting is None and self.options.prompt:
-            self._waiting = self.options.prompt
         if self._waiting is not None:
             self.call_later(self.write, self._waiting)
             self._waiting = None
