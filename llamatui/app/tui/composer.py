@@ -42,13 +42,20 @@ class Composer(Editor):
     edited, is a message whatever it looks like.
     """
 
+    BINDING_GROUP_TITLE = "where you write"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "submit", "send", id="chat.send"),
         Binding("ctrl+j,shift+enter", "new_line", "new line", show=False, id="chat.new-line"),
         Binding("tab", "complete", "complete the command", show=False, id="chat.complete"),
         Binding("escape", "close_menu", "close the commands", show=False, id="chat.close-commands"),
-        Binding("up", "leave_or_up", "messages", id="chat.messages"),
-        Binding("ctrl+g", "screen.edit_outside", "editor", id="chat.editor"),
+        Binding(
+            "up",
+            "leave_or_up",
+            "messages",
+            tooltip="to the messages; Esc or typing comes back",
+            id="chat.messages",
+        ),
+        Binding("ctrl+g", "screen.edit_outside", "editor", tooltip="write in $EDITOR", id="chat.editor"),
         Binding("pageup", "screen.scroll_transcript('page_up')", "scroll up", show=False, id="chat.page-up"),
         Binding(
             "pagedown",

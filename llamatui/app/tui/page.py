@@ -32,11 +32,25 @@ class Page(ScrollView, can_focus=True):
     While it grows, the page follows its end, unless the reader scrolled up. A cursor may stand on a token.
     """
 
+    BINDING_GROUP_TITLE = "on the page"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "other_words", "other words", id="story.other"),
-        Binding("backspace,delete", "rewind", "rewind", key_display="⌫", id="story.rewind"),
+        Binding(
+            "enter",
+            "other_words",
+            "other words",
+            tooltip="choose among the words that could stand here",
+            id="story.other",
+        ),
+        Binding(
+            "backspace,delete",
+            "rewind",
+            "rewind",
+            tooltip="end the story before the cursor",
+            key_display="⌫",
+            id="story.rewind",
+        ),
         Binding("backspace,delete", "take_back", "last token back", show=False, id="story.take-back"),
-        Binding("escape", "leave", "leave", id="story.leave"),
+        Binding("escape", "leave", "leave", tooltip="take the cursor away", id="story.leave"),
         Binding("left", "step(-1)", "token before", show=False, id="story.left"),
         Binding("right", "step(1)", "token behind", show=False, id="story.right"),
         Binding("up", "line(-1)", "line above", show=False, id="story.up"),
