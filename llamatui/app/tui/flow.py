@@ -114,3 +114,15 @@ class Flow:
                 units.append((start + begin, size))
             joined = size < 2
         return units
+
+
+def character(text: str, column: int) -> int:
+    """Index of the character of `text` that is shown in `column`; its length behind the end."""
+    if text.isascii():
+        return min(max(column, 0), len(text))
+    at = 0
+    for begin, _, size in split_graphemes(text)[0]:
+        if at + size > column:
+            return begin
+        at += size
+    return len(text)
