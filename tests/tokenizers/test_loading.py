@@ -305,11 +305,9 @@ def test_nothing_is_found(model: Path) -> None:
 
 
 @pytest.mark.real
-def test_real_files_are_found_quickly(real_data: Path) -> None:
+def test_real_files_are_found_by_their_size(real_data: Path) -> None:
     model = real_data / "models" / "stories260K.bin"
     assert find_tokenizer(model, 512) == real_data / "models" / "tok512.bin"
-    start = time.perf_counter()
     found = find_tokenizer(model, 128256, own=real_data / "tokenizers")
     assert found is not None
     assert vocabulary_size(found) == 128256
-    assert time.perf_counter() - start < 3

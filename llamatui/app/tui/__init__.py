@@ -41,18 +41,20 @@ def run_app(room: RoomName, options: Launch) -> int:
     from llamatui.app.tui.app import LlamaApp
 
     app = LlamaApp(room, options)
-    leave_on_signal(app)
+    codes = leave_on_signal(app)
     app.run()
     if app.keeping.unsaved:
         print("llamatui: the last words could not be saved in the history", file=sys.stderr)
-    return app.return_code or 0
+    return codes[0] if codes else app.return_code or 0
 
 
-def leave_on_signal(app: "LlamaApp") -> None:
+def leave_on_signal(app: "LlamaApp") -> list[int]:
     """SIGTERM, and SIGHUP of a terminal that is closed, end the app as its own key does.
 
-    Where the terminal is gone Textual waits for ever to write its last words: the process ends without them.
+    Returns:
+        A list that then gets the exit code.
     """
+    codes: list[int] = []
 
     def leave(code: int) -> None:
         app.call_later(app.exit, return_code=code)
@@ -60,9 +62,16 @@ def leave_on_signal(app: "LlamaApp") -> None:
         os._exit(code)
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        threading.Thread(target=leave, args=(128 + signum,), daemon=True).start()
+        if signum != signal.SIGTERM:
+            # Textual would wait for ever to write its last words into a terminal that is gone.
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, 1)
+            os.dup2(nothing, 2)
+        codes.append(128 + signum)
+        threading.Thread(target=leave, args=codes[:1], daemon=True).start()
 
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
             signal.signal(number, handle)
+    return codes

@@ -39,6 +39,7 @@ class Choice:
 class Alternatives(Widget, can_focus=True):
     """Stands beside the cursor's token. Digits take one at once; Enter steps inside, where arrows choose."""
 
+    BINDING_GROUP_TITLE = "among the other words"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "take", "take it", id="list.take"),
         Binding("up", "move(-1)", "likelier", show=False, id="list.up"),

@@ -89,13 +89,29 @@ class Marks(Static):
 class ChatMessage(Vertical, can_focus=True):
     """A turn. Its keys are the room's actions, and shown while it has the focus."""
 
+    BINDING_GROUP_TITLE = "on a message"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("e", "screen.edit_message", "edit", id="chat.edit"),
-        Binding("r", "screen.retry_message", "again", id="chat.again"),
-        Binding("c", "screen.copy_message", "copy", id="chat.copy"),
-        Binding("y", "screen.copy_code", "code", id="chat.copy-code"),
-        Binding("space", "screen.resume", "go on", id="chat.continue"),
-        Binding("left", "screen.flip(-1)", "versions", key_display="← →", id="chat.previous-version"),
+        Binding(
+            "e", "screen.edit_message", "edit", tooltip="edit it, on a branch of its own", id="chat.edit"
+        ),
+        Binding("r", "screen.retry_message", "again", tooltip="another answer", id="chat.again"),
+        Binding("c", "screen.copy_message", "copy", tooltip="copy it", id="chat.copy"),
+        Binding(
+            "y",
+            "screen.copy_code",
+            "code",
+            tooltip="copy its code; again: the next block",
+            id="chat.copy-code",
+        ),
+        Binding("space", "screen.resume", "go on", tooltip="let the answer go on", id="chat.continue"),
+        Binding(
+            "left",
+            "screen.flip(-1)",
+            "versions",
+            tooltip="version before",
+            key_display="← →",
+            id="chat.previous-version",
+        ),
         Binding("right", "screen.flip(1)", "next version", show=False, id="chat.next-version"),
         Binding("u", "screen.undo", "undo", id="chat.undo"),
         Binding("U", "screen.redo", "redo", show=False, id="chat.redo"),

@@ -44,23 +44,27 @@ class ChatRoom(Room):
     NAME = "chat"
     AUTO_FOCUS = "Composer"
     HELP = """
-- **enter** sends, **ctrl+j** makes a new line; a paste is never sent
-- **esc** stops an answer; what was said stays, and **/continue** lets it go on
-- **ctrl+r** asks for another answer; the old one stays beside it: **← →** on the message
-- **↑** goes to the messages, **esc** or typing comes back. There:
-  **e** edits, **r** asks again, **c** copies, **y** copies its code (again: the next), **space** goes on,
-  **← →** show other versions, **u** undoes, **U** redoes
-- **PgUp PgDn**, **ctrl+home**, **ctrl+end** and the wheel scroll
-- **ctrl+g** writes in $EDITOR; **ctrl+s** says who the model shall be
-- **/** begins a command, **tab** completes it; **//** is just a slash:
+A paste is never sent, and never a command. An answer that was stopped stays as it is. What you edit or ask
+again begins a branch beside the old one.
+
+A slash begins a command, two are just a slash:
 
 """ + "\n".join(f"- **{f'/{one.name} {one.argument}'.rstrip()}** {one.help}" for one in COMMANDS.values())
     REASONS: ClassVar[dict[str, str]] = {**Room.REASONS, "eos": "ready"}
+    BINDING_GROUP_TITLE = "the chat"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+r", "regenerate", "again", id="chat.retry"),
-        Binding("ctrl+n", "new", "new", id="chat.new"),
-        Binding("ctrl+s", "system", "system", id="chat.system"),
-        Binding("ctrl+t", "toggle_sampling", "sampling", id="chat.sampling"),
+        Binding(
+            "ctrl+r",
+            "regenerate",
+            "again",
+            tooltip="another answer; the old one stays beside it",
+            id="chat.retry",
+        ),
+        Binding("ctrl+n", "new", "new", tooltip="another chat; this one stays on a branch", id="chat.new"),
+        Binding("ctrl+s", "system", "system", tooltip="who the model shall be", id="chat.system"),
+        Binding(
+            "ctrl+t", "toggle_sampling", "sampling", tooltip="temperature, top-p, seed", id="chat.sampling"
+        ),
     ]
 
     conversation: "Conversation | None" = None

@@ -142,20 +142,25 @@ class CompareScreen(Screen[list[Piece] | None]):
     HELP = """
 Both sides go on from the same words with the same random numbers: what differs is due to the backend or the
 settings that you choose above each text.
-
-- **r** runs it again: with another seed, unless that is kept
-- **enter** in a field runs it again with the same seed
-- **p** shows where they part
-- **1** and **2** take the left or the right text back into the room
-- **esc** stops, and then returns
 """
+    BINDING_GROUP_TITLE = "both sides"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "stop", id="compare.stop"),
         Binding("escape", "back", "back", id="compare.back"),
-        Binding("r", "again", "again", id="compare.again"),
-        Binding("p", "parting", "parting", id="compare.parting"),
-        Binding("1", "take(0)", "take left", id="compare.left"),
-        Binding("2", "take(1)", "take right", id="compare.right"),
+        Binding(
+            "r",
+            "again",
+            "again",
+            tooltip="run it again: with another seed, unless that is kept",
+            id="compare.again",
+        ),
+        Binding("p", "parting", "parting", tooltip="show where they part", id="compare.parting"),
+        Binding(
+            "1", "take(0)", "take left", tooltip="take the left text back into the room", id="compare.left"
+        ),
+        Binding(
+            "2", "take(1)", "take right", tooltip="take the right text back into the room", id="compare.right"
+        ),
         Binding("question_mark", "app.help", "help", id="compare.help"),
     ]
     HORIZONTAL_BREAKPOINTS = [(0, "-stacked"), (60, "-beside")]  # noqa: RUF012 (Textual's own type)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rich.text import Text
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Offset
@@ -11,12 +12,17 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widgets import TextArea
 
+from llamatui.app.tui.flow import visible
 from llamatui.app.tui.slash import Suggestion, is_command, message
 from llamatui.app.tui.slash_menu import SlashMenu
 
 
 class Editor(TextArea):
     """Survives what Textual 8.2's own does not."""
+
+    def get_line(self, line_index: int) -> Text:
+        # What is pasted, or comes from a file, is shown as safely as a model's words, and stays as it is.
+        return Text(visible(self.document.get_line(line_index)), end="", no_wrap=True)
 
     def render_line(self, y: int) -> Strip:
         # A placeholder cannot be wrapped to no columns at all.
@@ -36,13 +42,20 @@ class Composer(Editor):
     edited, is a message whatever it looks like.
     """
 
+    BINDING_GROUP_TITLE = "where you write"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "submit", "send", id="chat.send"),
         Binding("ctrl+j,shift+enter", "new_line", "new line", show=False, id="chat.new-line"),
         Binding("tab", "complete", "complete the command", show=False, id="chat.complete"),
         Binding("escape", "close_menu", "close the commands", show=False, id="chat.close-commands"),
-        Binding("up", "leave_or_up", "messages", id="chat.messages"),
-        Binding("ctrl+g", "screen.edit_outside", "editor", id="chat.editor"),
+        Binding(
+            "up",
+            "leave_or_up",
+            "messages",
+            tooltip="to the messages; Esc or typing comes back",
+            id="chat.messages",
+        ),
+        Binding("ctrl+g", "screen.edit_outside", "editor", tooltip="write in $EDITOR", id="chat.editor"),
         Binding("pageup", "screen.scroll_transcript('page_up')", "scroll up", show=False, id="chat.page-up"),
         Binding(
             "pagedown",

@@ -20,6 +20,11 @@ def printable(text: str) -> str:
     return _UNSAFE.sub(_picture, text).replace("\t", "    ")
 
 
+def visible(line: str) -> str:
+    """The same for a line that is edited: a character of the same width for each."""
+    return _UNSAFE.sub(lambda match: _picture(match).strip("\n") or "\ufffd", line)
+
+
 def _picture(match: re.Match[str]) -> str:
     code = ord(match[0])
     if code in (0x85, 0x2028, 0x2029):
@@ -109,3 +114,15 @@ class Flow:
                 units.append((start + begin, size))
             joined = size < 2
         return units
+
+
+def character(text: str, column: int) -> int:
+    """Index of the character of `text` that is shown in `column`; its length behind the end."""
+    if text.isascii():
+        return min(max(column, 0), len(text))
+    at = 0
+    for begin, _, size in split_graphemes(text)[0]:
+        if at + size > column:
+            return begin
+        at += size
+    return len(text)

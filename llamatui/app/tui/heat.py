@@ -4,12 +4,17 @@ One hue from the page's own background to its opposite, so that lightness alone 
 Underlines mark the unlikely ones where colours are few or none.
 """
 
+import math
 from bisect import bisect_left
+from typing import TYPE_CHECKING
 
 from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 from textual.widget import Widget
+
+if TYPE_CHECKING:
+    from llamatui.app.tui.page import Page
 
 STEPS = (0.01, 0.05, 0.2, 0.5, 0.9)
 """A token is as hot as the number of steps that its probability does not reach."""
@@ -72,3 +77,29 @@ class Legend(Widget):
         return Strip([Segment(" " * max(room // 2, 0), base), *line]).adjust_cell_length(
             self.size.width, base
         )
+
+
+class Styles:
+    """What each token of a page looks like, now. The same look is the same object."""
+
+    def __init__(self, page: "Page") -> None:
+        self._page = page
+        self._of = page.get_component_rich_style
+        self._ramp = ramp_of(page) if page.heat else []
+        self._known: dict[tuple[str, int], Style] = {}
+
+    def of(self, index: int) -> Style:
+        token, page = self._page.tokens[index], self._page
+        if index == page.cursor:
+            return self._of("page--cursor")
+        author = "forgotten" if index < page.forgotten else token.author
+        level = 0
+        if self._ramp and token.record is not None and token.record.logprob is not None:
+            level = heat(math.exp(token.record.logprob))
+        style = self._known.get((author, level))
+        if style is None:
+            style = self._of(f"page--{author}")
+            if level:
+                style += self._ramp[level]
+            self._known[author, level] = style
+        return style

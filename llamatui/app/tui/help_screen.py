@@ -74,14 +74,14 @@ class HelpScreen(ModalScreen[None]):
         about = self._about
         nodes: list[DOMNode] = [about, *about.walk_children(), self.app]
         kinds = dict.fromkeys(kind for node in nodes for kind in type(node).__mro__)
-        bindings = [binding for kind in kinds for binding in own_bindings(kind) if binding.description]
         groups: dict[str, list[Binding]] = {}
-        for binding in rebound(bindings, self._keymap):
-            groups.setdefault((binding.id or "").partition(".")[0], []).append(binding)
-        last = groups.pop(EVERYWHERE)
-        here = groups.pop(next(iter(groups)))
-        shown = {name.replace("_", " "): keys for name, keys in {"here": here, **groups}.items() if keys}
-        return {**shown, "in every room": last}
+        last: list[Binding] = []
+        for kind in kinds:
+            title = kind.__dict__.get("BINDING_GROUP_TITLE") or "here"
+            for binding in rebound(filter(lambda one: one.description, own_bindings(kind)), self._keymap):
+                is_everywhere = (binding.id or "").startswith(f"{EVERYWHERE}.")
+                (last if is_everywhere else groups.setdefault(title, [])).append(binding)
+        return {**groups, "in every room": last}
 
     def action_scroll(self, how: str) -> None:
         getattr(self.query_one(VerticalScroll), how)(animate=False)
@@ -95,7 +95,7 @@ def listed(bindings: "Iterable[Binding]") -> Content:
     """A line for each id: its keys, and what they do."""
     lines: dict[tuple[str | None, str], list[str]] = {}
     for binding in bindings:
-        keys = lines.setdefault((binding.id, binding.description), [])
+        keys = lines.setdefault((binding.id, binding.tooltip or binding.description), [])
         if (key := show_key(binding)) not in keys:
             keys.append(key)
     rows = [

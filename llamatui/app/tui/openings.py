@@ -73,6 +73,7 @@ NEWLINE = "⏎"  # in the writing line, which has but one
 class WritingLine(Input):
     """Where the writer's words come from."""
 
+    BINDING_GROUP_TITLE = "in the line"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "screen.to_page", "to the page", show=False, id="story.to_page"),
         Binding("ctrl+j", "newline", "new line", show=False, id="story.newline"),

@@ -1,12 +1,11 @@
 """The page: a column of tokens that grows, wrapped as it comes, in the middle of whatever room there is."""
 
-import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from rich.cells import cell_len, split_graphemes
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -19,8 +18,8 @@ from textual.selection import Selection
 from textual.strip import Strip
 from textual.widget import Widget
 
-from llamatui.app.tui.flow import MEASURE, Flow, printable
-from llamatui.app.tui.heat import heat, ramp_of
+from llamatui.app.tui.flow import MEASURE, Flow, character, printable
+from llamatui.app.tui.heat import Styles
 
 if TYPE_CHECKING:
     from llamatui.app.story import Token
@@ -32,11 +31,25 @@ class Page(ScrollView, can_focus=True):
     While it grows, the page follows its end, unless the reader scrolled up. A cursor may stand on a token.
     """
 
+    BINDING_GROUP_TITLE = "on the page"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "other_words", "other words", id="story.other"),
-        Binding("backspace,delete", "rewind", "rewind", key_display="⌫", id="story.rewind"),
+        Binding(
+            "enter",
+            "other_words",
+            "other words",
+            tooltip="choose among the words that could stand here",
+            id="story.other",
+        ),
+        Binding(
+            "backspace,delete",
+            "rewind",
+            "rewind",
+            tooltip="end the story before the cursor",
+            key_display="⌫",
+            id="story.rewind",
+        ),
         Binding("backspace,delete", "take_back", "last token back", show=False, id="story.take-back"),
-        Binding("escape", "leave", "leave", id="story.leave"),
+        Binding("escape", "leave", "leave", tooltip="take the cursor away", id="story.leave"),
         Binding("left", "step(-1)", "token before", show=False, id="story.left"),
         Binding("right", "step(1)", "token behind", show=False, id="story.right"),
         Binding("up", "line(-1)", "line above", show=False, id="story.up"),
@@ -454,41 +467,3 @@ class Page(ScrollView, can_focus=True):
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         lines = ["", *(self._flow.text[slice(*self._flow.line(y))] for y in range(len(self._flow)))]
         return selection.extract("\n".join(lines)), "\n"
-
-
-class Styles:
-    """What each token of a page looks like, now. The same look is the same object."""
-
-    def __init__(self, page: Page) -> None:
-        self._page = page
-        self._of = page.get_component_rich_style
-        self._ramp = ramp_of(page) if page.heat else []
-        self._known: dict[tuple[str, int], Style] = {}
-
-    def of(self, index: int) -> Style:
-        token, page = self._page.tokens[index], self._page
-        if index == page.cursor:
-            return self._of("page--cursor")
-        author = "forgotten" if index < page.forgotten else token.author
-        level = 0
-        if self._ramp and token.record is not None and token.record.logprob is not None:
-            level = heat(math.exp(token.record.logprob))
-        style = self._known.get((author, level))
-        if style is None:
-            style = self._of(f"page--{author}")
-            if level:
-                style += self._ramp[level]
-            self._known[author, level] = style
-        return style
-
-
-def character(text: str, column: int) -> int:
-    """Index of the character of `text` that is shown in `column`; its length behind the end."""
-    if text.isascii():
-        return min(max(column, 0), len(text))
-    at = 0
-    for begin, _, size in split_graphemes(text)[0]:
-        if at + size > column:
-            return begin
-        at += size
-    return len(text)

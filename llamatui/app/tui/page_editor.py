@@ -16,6 +16,7 @@ from llamatui.app.tui.flow import printable
 
 
 class PageEditor(Editor):
+    BINDING_GROUP_TITLE = "while you edit the page"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "save", "save", id="edit.save"),
         Binding("escape", "leave", "leave", id="edit.leave"),

@@ -51,6 +51,7 @@ class Field(Input):
     `Sampling` decides what makes sense.
     """
 
+    BINDING_GROUP_TITLE = "in the panel"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "step(1)", "more", show=False, id="sampling.more"),
         Binding("down", "step(-1)", "less", show=False, id="sampling.less"),
@@ -122,6 +123,7 @@ class Field(Input):
 class Lock(Widget, can_focus=True):
     """Whether the seed stays, so that the same words come again."""
 
+    BINDING_GROUP_TITLE = "in the panel"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space,enter", "turn", "keep or renew the seed", show=False, id="sampling.lock")
     ]

@@ -44,46 +44,41 @@ class StoryRoom(Room):
 You begin, the model goes on, and you may write along at any time. Nothing is ever lost: what is taken back or
 written anew stays on a branch of its own.
 
-- **space** goes on to the end, **.** by one sentence; **esc** stops the model, and what it wrote stays
-- **r** takes the model's last words back and tries others; **[** and **]** flip between the versions
-- **enter** lets you write what happens next, **e** edits the page itself
-- **u** undoes, **shift+u** redoes
-- **arrows** or a **click** put a cursor on a token and show what else could stand there: a **digit**,
-  **enter** or a click takes one, and the story goes on from it; **⌫** ends the story before the cursor
-- **h** colours each token by how likely the model found it
-- **m** sets memory and the author's note, which the model reads beside the page
-- **x** saves the story as a file, **y** copies it, **n** begins another one
-- **s** shows the branches, temperature, top-p and seed
+With the cursor on a word (arrows, or a click) you see what else could stand there; a digit or a click takes
+one, and the story goes on from it.
 """
     REASONS: ClassVar[dict[str, str]] = {**Room.REASONS, "eos": "the end", "stop": "a sentence"}
+    BINDING_GROUP_TITLE = "the story"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "continue", "continue", id="story.continue"),
-        Binding("full_stop", "sentence", "sentence", key_display=".", id="story.sentence"),
-        Binding("r", "retry", "retry", id="story.retry"),
+        Binding("space", "continue", "continue", tooltip="go on to the end", id="story.continue"),
+        Binding("full_stop", "sentence", "sentence", tooltip="one more sentence", key_display=".",
+                id="story.sentence"),
+        Binding("r", "retry", "retry", tooltip="other words for the model's last", id="story.retry"),
         Binding("left_square_bracket", "flip(-1)", "version before", show=False, id="story.before"),
         Binding("right_square_bracket", "flip(1)", "version behind", show=False, id="story.next"),
         Binding("u,ctrl+z", "undo", "undo", id="story.undo"),
         Binding("U,ctrl+y", "redo", "redo", show=False, id="story.redo"),
-        Binding("enter,w", "write", "write", id="story.write"),
-        Binding("e", "edit", "edit", id="story.edit"),
-        Binding("h", "heat", "heat", id="story.heat"),
-        Binding("m", "memory", "memory", show=False, id="story.memory"),
-        Binding("x,ctrl+s", "save", "save", show=False, id="story.save"),
-        Binding("y", "copy", "copy", show=False, id="story.copy"),
-        Binding("n", "new", "new", show=False, id="story.new"),
-        Binding("s,ctrl+t", "toggle_sampling", "side", show=False, id="story.side"),
+        Binding("enter,w", "write", "write", tooltip="write what happens next", id="story.write"),
+        Binding("e", "edit", "edit", tooltip="edit the page itself", id="story.edit"),
+        Binding("h", "heat", "heat", tooltip="colour each word by how likely it was", id="story.heat"),
+        Binding("m", "memory", "memory, and the author's note", show=False, id="story.memory"),
+        Binding("x,ctrl+s", "save", "save it as a file", show=False, id="story.save"),
+        Binding("y", "copy", "copy it", show=False, id="story.copy"),
+        Binding("n", "new", "begin another story", show=False, id="story.new"),
+        Binding("s,ctrl+t", "toggle_sampling", "branches and sampling", show=False, id="story.side"),
         Binding("question_mark", "app.help", "help", id="story.help"),
         *(Binding(key, f"choose({key})", show=False, id=f"story.choose-{key}") for key in NUMBERS),
     ]  # fmt: skip
 
     story: "Story | None" = None
-    _waiting: str | None = None  # a beginning that was chosen while the model was loading
+    _waiting: str | None  # a beginning that was chosen while the model was loading
     _unsaved_memory: tuple[str, str] | None = None  # memory and note, typed but not saved
 
     def __init__(self, options: Launch, runner: Runner, keeping: Keeping) -> None:
         super().__init__(options, runner, keeping)
         self.insight = Insight(self)
         self.telling = Telling(self)
+        self._waiting = options.prompt or None
 
     def compose_main(self) -> ComposeResult:
         yield Openings()
@@ -135,8 +130,6 @@ written anew stays on a branch of its own.
             self.show_story()
             return
         self.story = Story(model, self.options.context, self.options.overflow or "stop")
-        if self._waiting is None and self.options.prompt:
-            self._waiting = self.options.prompt
         if self._waiting is not None:
             self.call_later(self.write, self._waiting)
             self._waiting = None

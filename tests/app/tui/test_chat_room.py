@@ -240,6 +240,15 @@ async def test_control_characters_never_reach_the_terminal(open_room, ask, say, 
         assert texts(room, Answer) == ["a␛[31mb␇� c"]
 
 
+async def test_a_pasted_control_character_is_shown_safely_and_stays(open_room, write):
+    async with open_room("chat") as (room, pilot):
+        await write(pilot, "a\x1b[31mb\u202e")
+        await pilot.pause()
+        lines = composer(room).render_lines(composer(room).outer_size.region)
+        assert "a␛[31mb\ufffd" in "\n".join(strip.text for strip in lines)
+        assert composer(room).text == "a\x1b[31mb\u202e"
+
+
 async def test_tall_answer_is_followed_to_its_end(open_room, ask, say):
     say("a\n\n" * 18)
     async with open_room("chat", size=(60, 15)) as (room, pilot):

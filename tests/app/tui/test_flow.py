@@ -3,9 +3,11 @@
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from llamatui.app.tui.flow import Flow, printable
+from llamatui.app.tui.flow import Flow, printable, visible
 
 STUFF = [
     "a",
@@ -78,6 +80,12 @@ def test_appending_to_a_long_text_does_not_wrap_all_of_it(monkeypatch):
     changed = flow.append("more")
     assert changed == len(flow) - 1
     assert sum(wrapped) < 2 * 72
+
+
+@given(st.text())
+def test_a_line_that_is_edited_keeps_its_length(line):
+    assert len(visible(line)) == len(line)
+    assert "\x1b" not in visible(line)
 
 
 def test_printable():

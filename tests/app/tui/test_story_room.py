@@ -409,3 +409,18 @@ async def test_words_come_back_that_cannot_be_written_now(open_room, say, wait_u
         await pilot.press("a", "enter")
         await wait_until(lambda: line.value == "a")
         gate.release(20)
+
+
+async def test_words_typed_while_the_model_loads_follow_the_prompt_of_the_launch(
+    make_app, say, wait_until, monkeypatch
+):
+    say(" he said.")
+    gate = threading.Event()
+    load = Loading.__call__
+    monkeypatch.setattr(Loading, "__call__", lambda self: gate.wait(10) and load(self))
+    app = make_app(prompt="Go")
+    async with app.run_test() as pilot:
+        await pilot.press(*"on", "enter")
+        gate.set()
+        await wait_until(lambda: app.room.story and not app.room.busy and len(app.room.story.path) > 6)
+        assert app.room.story.text == "Go on he said."
