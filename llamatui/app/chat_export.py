@@ -126,7 +126,9 @@ def export(conversation: Chat, sampling: "Sampling", name: str) -> Path:
     """
     path = named_path(name)
     if path.suffix not in (".md", ".txt"):
-        raise UsageError(f"expected a name that ends in .md or .txt, found {name}", "/save writes .json")
+        raise UsageError(
+            f"expected a name that ends in .md, .txt or .replay, found {name}", "/save writes .json"
+        )
     return _write_new(path, markdown(conversation) if path.suffix == ".md" else plain(conversation))
 
 

@@ -189,6 +189,7 @@ class _Check:
         )
         if cut and not step.output_ids:
             return None
+        _read(session, step.prompt_ids[: step.cached_tokens])
         generation = session.start(step.prompt_ids, sampler, limits)
         try:
             for index, token in self._tokens(generation, step):
@@ -286,6 +287,18 @@ class _Check:
             _logprob(sampler, computed),
             sampler.nudge(recorded) if sampled and recorded is not None else None,
         )
+
+
+def _read(session: Session, ids: Sequence[int]) -> None:
+    """Puts into the cache what was there when the step began, though no recorded step computed it.
+
+    Read together with the rest of the prompt, that would round differently.
+    """
+    ids = ids[: session.context]
+    session.cache.truncate(session.shared(ids))
+    session.tokens = list(ids)
+    while (at := session.cache.length) < len(ids):
+        session.backend.forward(ids[at : at + session.backend.prefill_chunk], session.cache)
 
 
 def _logprob(sampler: Watched, token: int | None) -> float | None:

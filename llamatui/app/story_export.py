@@ -30,7 +30,9 @@ def export_story(text: str, name: str, *, overwrite: bool = False) -> Path:
     """
     path = named_path(name)
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path.name or name!r} is neither a .txt nor a .md file", "add .txt or .md")
+        raise UsageError(
+            f"{path.name or name!r} is neither a .txt nor a .md file", "add .txt, .md or .replay"
+        )
     shown = markdown(text) if path.suffix.lower() == ".md" else text
     return write_text(path, shown.rstrip("\n") + "\n", overwrite=overwrite)
 

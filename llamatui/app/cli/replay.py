@@ -91,7 +91,7 @@ def play(recorded: "Replay") -> None:
                 time.sleep(1 / WORDS_PER_SECOND)
         else:
             sys.stdout.write(step.shown + step.text)
-        sys.stdout.write("\n")
+    sys.stdout.write("\n")
 
 
 def compute(

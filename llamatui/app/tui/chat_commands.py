@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from llamatui.app.tui import slash
 from llamatui.app.tui.bars import one_line
+from llamatui.app.tui.replaying import SUFFIX
 from llamatui.app.tui.sampling_panel import SETTINGS, SamplingPanel
 from llamatui.app.tui.slash import Command, Suggestion
 from llamatui.app.tui.themes import NAMES
@@ -150,7 +151,7 @@ class ChatCommands:
         else:
             self.room.action_copy()
 
-    def write(self, command: str, argument: str) -> None:
+    async def write(self, command: str, argument: str) -> None:
         from llamatui.app import chat_export
 
         conversation = self.room.conversation
@@ -160,8 +161,14 @@ class ChatCommands:
             self.room.composer.give_back(f"/{command} {self._file_name(end)}", command=True)
             self.room.notify("Enter writes it, to this folder; or give it another name.")
             return
-        write = chat_export.save if command == "save" else chat_export.export
-        path = write(conversation, self._sampling, argument)
+        if command == "export" and argument.lower().endswith(SUFFIX):
+            try:
+                path = await self.room.replaying.write(argument)
+            except FileExistsError as error:
+                raise UsageError(f"{error} is there already", "choose another name") from None
+        else:
+            write = chat_export.save if command == "save" else chat_export.export
+            path = write(conversation, self._sampling, argument)
         self.room.notify(f"Written to {one_line(str(path))}", markup=False)
 
     def theme(self, argument: str) -> None:
@@ -207,7 +214,7 @@ COMMANDS = {
             lambda it, name: it.write("save", name), "FILE.json", waits=True, needs_turns=True,
         ),
         Command(
-            "export", "what is shown, to read",
+            "export", "what is shown, to read; as .replay, to play and compute again",
             lambda it, name: it.write("export", name), "FILE.md", waits=True, needs_turns=True,
         ),
         Command("history", "older chats", lambda it, _: it.app.action_history(), anytime=True),

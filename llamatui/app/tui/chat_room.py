@@ -19,6 +19,7 @@ from llamatui.app.tui.composer import Composer
 from llamatui.app.tui.error_screen import explain
 from llamatui.app.tui.keeping import Keeping
 from llamatui.app.tui.launch import Launch
+from llamatui.app.tui.replaying import Replaying
 from llamatui.app.tui.room import Room
 from llamatui.app.tui.runner import Piece, Run, Runner
 from llamatui.app.tui.slash_menu import SlashMenu
@@ -74,6 +75,7 @@ A slash begins a command, two are just a slash:
 
     def __init__(self, options: Launch, runner: Runner, keeping: Keeping) -> None:
         super().__init__(options, runner, keeping)
+        self.replaying = Replaying(self)
         self._waiting = options.prompt  # what is asked as soon as there is a model
 
     def compose_main(self) -> ComposeResult:
@@ -203,6 +205,7 @@ A slash begins a command, two are just a slash:
                 "".join([piece.text for piece in pieces]),
                 stopped=cancelled or run.error is not None,
             )
+            self.replaying.keep_said(conversation, run)
             self.transcript.keep(item, conversation.tree.path[-1])
         elif text := conversation.give_up():  # the question comes back, to be asked again or in other words
             self.composer.give_back(text)

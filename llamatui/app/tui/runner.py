@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llamatui.app.engine import Generation, TokenRecord
+    from llamatui.app.replay import Recorder
     from llamatui.app.sampling import Sampling
     from llamatui.tokenizers.base import Tokenizer
 
@@ -37,6 +38,7 @@ class Run:
 
     Attributes:
         generation: None until the thread got to it, or if it could not start.
+        recorder: Of the tokens in `pieces`, and those that come; None as long as `generation` is.
         pieces: All that were drained so far.
         error: What ended it, unless it ended well.
     """
@@ -57,15 +59,18 @@ class Run:
         self._cancelled = threading.Event()
         self._done = threading.Event()
         self.generation: Generation | None = None
+        self.recorder: Recorder | None = None
         self.pieces: list[Piece] = []
         self.error: Exception | None = None
 
     def __call__(self) -> None:
+        from llamatui.app.replay import Recorder
         from llamatui.tokenizers.base import StreamDecoder
 
         try:
             self.generation = generation = self._start(self._sampling)
             generation.sampler.settings = self._sampling  # it may have changed meanwhile
+            self.recorder = recorder = Recorder(generation)
             if self._cancelled.is_set():  # before there was a generation to cancel
                 generation.cancel()
             decoder = StreamDecoder(self._tokenizer)
@@ -79,6 +84,7 @@ class Run:
                         generation.stop()
                         continue
                     so_far += text
+                recorder.add(record)
                 self._fresh.append(Piece(record, text, decoder.pending))
         except Exception as error:  # shown in the transcript; the app goes on
             self.error = error

@@ -14,6 +14,7 @@ from textual.widgets import Input, Label
 from llamatui.app.story_export import export_story, suggested_name
 from llamatui.app.tui.composer import Editor
 from llamatui.app.tui.flow import printable
+from llamatui.app.tui.replaying import SUFFIX, Replaying
 from llamatui.errors import LlamatuiError
 
 _DIALOG = """
@@ -114,9 +115,10 @@ class SaveDialog(ModalScreen[Path | None]):
     }}
     """
 
-    def __init__(self, story: str) -> None:
+    def __init__(self, story: str, replaying: Replaying) -> None:
         super().__init__()
         self._story = story
+        self._replaying = replaying
         self._confirmed = ""  # the name of the file that may be overwritten
 
     def compose(self) -> ComposeResult:
@@ -124,7 +126,8 @@ class SaveDialog(ModalScreen[Path | None]):
             yield Label("Save the story", classes="title")
             yield Input(suggested_name(self._story), select_on_focus=False)
             yield Label(
-                f"Enter saves it: .txt as plain text, .md as Markdown. Esc leaves.{_folder()}",
+                "Enter saves it: .txt as plain text, .md as Markdown, .replay to play or compute it "
+                f"again. Esc leaves.{_folder()}",
                 classes="hint", markup=False,
             )  # fmt: skip
             yield Label("", classes="error", markup=False)
@@ -134,17 +137,22 @@ class SaveDialog(ModalScreen[Path | None]):
         line.selection = line.selection._replace(start=0, end=max(line.value.rfind("."), 0))
 
     @on(Input.Submitted)
-    def _submitted(self, event: Input.Submitted) -> None:
+    async def _submitted(self, event: Input.Submitted) -> None:
         name = event.value.strip()
+        overwrite = name == self._confirmed
         try:
-            path = export_story(self._story, name, overwrite=name == self._confirmed)
+            if name.lower().endswith(SUFFIX):
+                path = await self._replaying.write(name, overwrite=overwrite)
+            else:
+                path = export_story(self._story, name, overwrite=overwrite)
         except FileExistsError:
             self._confirmed = name
             _explain(self, "There is such a file already. Enter once more overwrites it.")
         except LlamatuiError as error:
             _explain(self, f"{error.message}: {error.hint}")
         else:
-            self.dismiss(path)
+            if self.is_current:  # Esc works while a large model is hashed
+                self.dismiss(path)
 
     @on(Input.Changed)
     def _changed(self) -> None:

@@ -429,7 +429,7 @@ one, and the story goes on from it.
                 self.notify(f"Saved as {printable(str(path))}", markup=False)
 
         if self._begun:
-            self.app.push_screen(SaveDialog(self.query_one(Page).text), saved)
+            self.app.push_screen(SaveDialog(self.query_one(Page).text, self.telling.replaying), saved)
 
     def action_copy(self) -> None:
         copy(self.app, self.query_one(Page).text)
@@ -478,7 +478,7 @@ one, and the story goes on from it.
             ("edit", "Edit the page", "Change any word of it", self.action_edit),
             ("heat", "Heat map", "Colour each token by how likely the model found it", self.action_heat),
             ("memory", "Memory and author's note", "Read beside the page, and not shown", self.action_memory),
-            ("save", "Save the story", "As a .txt or .md file", self.action_save),
+            ("save", "Save the story", "As a .txt, .md or .replay file", self.action_save),
             ("copy", "Copy the story", "All of it, to the clipboard", self.action_copy),
         )
         for action, title, about, run in offered:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from llamatui.app.tui.error_screen import explain
 from llamatui.app.tui.page import Page
+from llamatui.app.tui.replaying import Replaying
 from llamatui.app.tui.room import swap_notice
 from llamatui.app.tui.runner import Piece, Run
 
@@ -21,6 +22,7 @@ class Telling:
 
     def __init__(self, room: "StoryRoom") -> None:
         self._room = room
+        self.replaying = Replaying(room)
         self._taken = 0  # pieces of the run that the story has
         self._began = 0  # tokens that the story had when the run began
         self._retrying = False
@@ -90,6 +92,8 @@ class Telling:
             room.notify("The same words as before: the seed is kept, or the temperature is 0.")
         elif not wrote and self._retrying:
             story.tree.revert()
+        if wrote:
+            self.replaying.keep_told(story, self._began, run)
         page.writing = False
         self._tell_swap(run.generation)
         room.show_story()
