@@ -247,3 +247,20 @@ def test_a_package_in_a_zip_file_says_what_to_do(tmp_path: Path) -> None:
     assert str(tmp_path / "app.zip") in result.stdout
     assert "ModelError" in result.stderr
     assert "expected the model that comes with llamatui" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "environment", "temperature"),
+    [([], "", 0.8), (["-t", "0.5"], "", 0.5), ([], "1.0", 1.0)],
+)
+def test_stories_are_told_a_little_cooler_unless_somebody_says_otherwise(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, args: list[str], environment: str, temperature: float
+) -> None:
+    opened: list[float] = []
+    monkeypatch.setattr("llamatui.app.cli.rooms.is_terminal", lambda: True)
+    monkeypatch.setenv("LLAMATUI_TEMPERATURE", environment)
+    monkeypatch.setattr(
+        "llamatui.app.tui.run_app", lambda room, launch: opened.append(launch.sampling.temperature) or 0
+    )
+    shell("story", *args)
+    assert opened == [temperature]

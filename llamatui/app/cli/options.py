@@ -65,7 +65,10 @@ System = Annotated[
     typer.Option("-y", "--system", help='System prompt; "" is none; default in chat: the model\'s own.'),
 ]
 Temperature = Annotated[
-    float | None, typer.Option("-t", "--temperature", help="0 takes the likeliest token; default: 1.0.")
+    float | None,
+    typer.Option(
+        "-t", "--temperature", help="0 takes the likeliest token; default: 1.0, in the story room 0.8."
+    ),
 ]
 TopP = Annotated[
     float | None, typer.Option("-p", "--top-p", help="Nucleus sampling, 0 or 1 is off; default: 0.9.")

@@ -9,11 +9,14 @@ import typer
 
 from llamatui.app import store
 from llamatui.app.cli import loading, options
-from llamatui.app.config import Settings
+from llamatui.app.config import Settings, resolve
 from llamatui.errors import UsageError
 
 if TYPE_CHECKING:
     from llamatui.app.tui import RoomName
+
+STORY_TEMPERATURE = 0.8
+"""Of the story room, where nobody says another: small models lose the thread at 1.0, run.c's."""
 
 
 def story(
@@ -42,6 +45,8 @@ def story(
         "top_p": top_p, "seed": seed, "top_k": top_k, "min_p": min_p, "repeat_penalty": repeat_penalty,
         "context": context, "overflow": overflow, "theme": theme,
     }  # fmt: skip
+    if temperature is None and resolve()[1]["temperature"] == "default":
+        flags["temperature"] = STORY_TEMPERATURE
     document, model = reopened("story", last, uid, prompt, model, flags)
     open_room("story", loading.settings_from(model, **flags), prompt, None, document)
 
