@@ -191,17 +191,23 @@ async def _pass_on(message: WSMessage, service: AppService) -> None:
 async def _end(service: AppService, process: Process) -> None:
     """Asks the app to quit, and ends it if it does not."""
     deadline = asyncio.get_running_loop().time() + PATIENCE
-    # Two of them: what `stop` waits for may swallow a cancellation.
-    with suppress(TimeoutError):
-        async with asyncio.timeout_at(deadline):
-            await service.stop()
+    reader = service._task
+    assert reader is not None
     try:
-        async with asyncio.timeout_at(deadline):
-            await process.communicate()  # what it still writes: a full pipe would hold it
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        # Two of them: what `stop` waits for may swallow a cancellation.
+        with suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout_at(deadline):
+                await service.stop()
+        reader.cancel()  # too late for `stop` to wait for it: two cannot read from one pipe
+        await asyncio.wait([reader])
+        with suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout_at(deadline):
+                await process.communicate()  # what it still writes: a full pipe would hold it
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
 
 def _cells(value: object, default: int) -> int:

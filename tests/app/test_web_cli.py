@@ -147,8 +147,9 @@ async def opened(client: Any, **headers: str) -> tuple[Any, int]:
 
 
 async def until(done: Callable[[], bool]) -> None:
-    while not done():
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        while not done():
+            await asyncio.sleep(0.01)
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux's process table")
@@ -224,9 +225,10 @@ async def test_a_closed_tab_ends_its_app_alone() -> None:
 
 
 @needs_proc
-async def test_an_app_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("patience", [0.1, 0])
+async def test_an_app_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch, patience: float) -> None:
     async with browse("deaf") as client:
-        monkeypatch.setattr("llamatui.app.web.PATIENCE", 0.1)
+        monkeypatch.setattr("llamatui.app.web.PATIENCE", patience)
         tab, pid = await opened(client)
         await tab.close()
         await until(lambda: not alive(pid))
