@@ -10,8 +10,8 @@ from typer.testing import CliRunner, Result
 from llamatui.app.cli.history import app
 from llamatui.app.cli.main import run
 from llamatui.app.conversation import Conversation
+from llamatui.app.history.collection import Library
 from llamatui.app.history.database import database_path
-from llamatui.app.history.library import Library
 from llamatui.app.history.recorder import Recorder
 from llamatui.app.history.snapshot import Document
 from llamatui.app.model import load_model

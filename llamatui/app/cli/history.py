@@ -12,7 +12,7 @@ from llamatui.app.cli.terminal import counted, dumps, printable
 from llamatui.errors import HistoryError, UsageError
 
 if TYPE_CHECKING:
-    from llamatui.app.history.library import Library
+    from llamatui.app.history.collection import Library
     from llamatui.app.history.saved import Entry
 
 app = typer.Typer(no_args_is_help=True)
@@ -22,7 +22,7 @@ Kind = Annotated[str | None, typer.Option(help="Only these: story or chat.")]
 
 
 def complete_uid(incomplete: str) -> "Sequence[tuple[str, str]]":
-    from llamatui.app.history.library import SHORT, Library
+    from llamatui.app.history.collection import SHORT, Library
 
     try:
         entries = Library().list(limit=1000)
@@ -142,7 +142,7 @@ def rm(
 
 
 def open_library() -> "Library":
-    from llamatui.app.history.library import Library
+    from llamatui.app.history.collection import Library
 
     return Library(told=lambda message: print(printable(f"note: {message}"), file=sys.stderr))
 
@@ -179,7 +179,7 @@ def show_table(entries: "Sequence[Entry]") -> None:
 
 
 def short(entry: "Entry") -> str:
-    from llamatui.app.history.library import SHORT
+    from llamatui.app.history.collection import SHORT
 
     return printable(entry.uid[:SHORT])
 

@@ -114,7 +114,7 @@ def reopened(
         raise UsageError("--continue and --open are two ways to say which", "give one of them")
     if prompt:
         raise UsageError("--prompt begins something new", "leave it out, or --continue and --open")
-    from llamatui.app.history.library import Library
+    from llamatui.app.history.collection import Library
 
     library = Library(told=lambda message: print(message, file=sys.stderr))
     try:

@@ -124,7 +124,7 @@ class Reopening(Errand):
         self._uid, self._model, self._sha256 = uid, model, sha256
 
     def run(self) -> Message:
-        from llamatui.app.history.library import Library
+        from llamatui.app.history.collection import Library
 
         self.tell("reading the history")
         library = Library()

@@ -22,8 +22,8 @@ from llamatui.app.tui.history_list import MARGIN, QUIET, HistoryList
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from llamatui.app.history.collection import Library
     from llamatui.app.history.fulltext import Parts
-    from llamatui.app.history.library import Library
     from llamatui.app.history.saved import Entry
 
 PAGE = 100  # documents that are read at a time

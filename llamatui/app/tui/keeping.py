@@ -132,7 +132,7 @@ class Keeping:
         if not self._options.history:
             self._app.notify("The history is off: see the setting `history`.")
             return
-        from llamatui.app.history.library import Library
+        from llamatui.app.history.collection import Library
         from llamatui.app.history.recorder import Notice
         from llamatui.app.tui.history_drawer import HistoryDrawer
 

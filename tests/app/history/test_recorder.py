@@ -15,8 +15,8 @@ import pytest
 
 from llamatui.app.conversation import Conversation
 from llamatui.app.history import recorder as recorder_module
+from llamatui.app.history.collection import Library
 from llamatui.app.history.database import open_database, set_aside
-from llamatui.app.history.library import Library
 from llamatui.app.history.recorder import Notice, Recorder
 from llamatui.app.history.snapshot import Document
 from llamatui.app.model import LoadedModel

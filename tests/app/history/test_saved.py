@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamatui.app.conversation import Conversation
+from llamatui.app.history.collection import Library
 from llamatui.app.history.database import open_database
-from llamatui.app.history.library import Library
 from llamatui.app.history.recorder import Recorder
 from llamatui.app.history.snapshot import Document, title_from
 from llamatui.app.model import LoadedModel

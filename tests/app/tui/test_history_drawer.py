@@ -8,8 +8,8 @@ import pytest
 from textual.app import App
 from textual.widgets import Input, Static
 
+from llamatui.app.history.collection import Library
 from llamatui.app.history.database import open_database, writing
-from llamatui.app.history.library import Library
 from llamatui.app.history.saved import Entry
 from llamatui.app.tui.help_screen import HelpScreen
 from llamatui.app.tui.history_drawer import MOST_FOUND, PAGE, HistoryDrawer

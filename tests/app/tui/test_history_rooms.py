@@ -5,8 +5,8 @@ import threading
 import pytest
 from textual.widgets import Input
 
+from llamatui.app.history.collection import Library
 from llamatui.app.history.database import database_path
-from llamatui.app.history.library import Library
 from llamatui.app.history.recorder import Recorder
 from llamatui.app.sampling import Sampling
 from llamatui.app.story import Story

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatui.app.history import library as library_module
+from llamatui.app.history import collection
+from llamatui.app.history.collection import Hit, Library
 from llamatui.app.history.database import open_database, writing
 from llamatui.app.history.fulltext import match_of, to_index
-from llamatui.app.history.library import Hit, Library
 from llamatui.errors import HistoryError, UsageError
 
 
@@ -247,10 +247,10 @@ def test_where_nothing_can_be_written_it_can_be_read(
     def refuse(*args: object) -> None:
         raise HistoryError("it is read-only")
 
-    monkeypatch.setattr(library_module, "open_database", refuse)
+    monkeypatch.setattr(collection, "open_database", refuse)
     with pytest.raises(HistoryError, match="it is read-only"):
         library.list()
-    monkeypatch.setattr(library_module.os, "access", lambda *args: False)
+    monkeypatch.setattr(collection.os, "access", lambda *args: False)
     assert found(library, "hen") == ["a"]
     for change in (lambda: library.rename("a", "b"), lambda: library.pin("a"), lambda: library.remove("a")):
         with pytest.raises(HistoryError, match="cannot be written"):
