@@ -7,12 +7,15 @@ for its next character instead of flashing through all of that.
 """
 
 import re
+from functools import cache
 
 from markdown_it import MarkdownIt
 from textual.app import ComposeResult
+from textual.geometry import Size
+from textual.reactive import Reactive
 from textual.widgets import Markdown
 from textual.widgets._markdown import MarkdownTable, MarkdownTableContent
-from textual.widgets.markdown import MarkdownFence, MarkdownStream
+from textual.widgets.markdown import MarkdownBlock, MarkdownFence, MarkdownStream
 
 from llamatui.app.tui.flow import printable
 
@@ -47,8 +50,23 @@ class Table(MarkdownTable):
         yield TableCells(self._headers, self._rows)
 
 
+class VirtualSize(Reactive[Size]):
+    """A widget that grew needs no second layout of the screen where no scroll bar comes or goes."""
+
+    def __init__(self) -> None:
+        super().__init__(Size(0, 0))
+
+
+OWN_BLOCKS: dict[str, type[MarkdownBlock]] = {"fence": Code, "code_block": Code, "table_open": Table}
+
+
+def growing(block: type[MarkdownBlock]) -> type[MarkdownBlock]:
+    return type(block.__name__, (block,), {"virtual_size": VirtualSize()})
+
+
 class AnswerMarkdown(Markdown):
-    BLOCKS = {**Markdown.BLOCKS, "fence": Code, "code_block": Code, "table_open": Table}  # noqa: RUF012 (Textual's own type)
+    BLOCKS = {name: growing(OWN_BLOCKS.get(name, block)) for name, block in Markdown.BLOCKS.items()}  # noqa: RUF012 (Textual's own type)
+    virtual_size = VirtualSize()
     DEFAULT_CSS = """
     AnswerMarkdown {
         padding: 0;
@@ -88,6 +106,7 @@ class AnswerMarkdown(Markdown):
             await stream.stop()
 
 
+@cache
 def parser() -> MarkdownIt:
     return MarkdownIt("gfm-like", {"html": False}).disable("reference")
 

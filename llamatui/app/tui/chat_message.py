@@ -13,7 +13,7 @@ from textual.style import Style
 from textual.widget import Widget
 from textual.widgets import Static
 
-from llamatui.app.tui.answer_markdown import AnswerMarkdown
+from llamatui.app.tui.answer_markdown import AnswerMarkdown, VirtualSize
 from llamatui.app.tui.flow import Flow, printable
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class Marks(Static):
 class ChatMessage(Vertical, can_focus=True):
     """A turn. Its keys are the room's actions, and shown while it has the focus."""
 
+    virtual_size = VirtualSize()
     BINDING_GROUP_TITLE = "on a message"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(

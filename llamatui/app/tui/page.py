@@ -388,6 +388,16 @@ class Page(ScrollView, can_focus=True):
 
     # Rendering.
 
+    def render_lines(self, crop: Region) -> list[Strip]:
+        # Not by way of Textual's cache, which would style all lines again whenever the page scrolls.
+        strips = [self.render_line(y) for y in crop.line_range]
+        background = self.background_colors[1]
+        for line_filter in self.get_line_filters():
+            strips = [strip.apply_filter(line_filter, background) for strip in strips]
+        if crop.column_span == (0, self.outer_size.width):
+            return strips
+        return [strip.crop(*crop.column_span) for strip in strips]
+
     def render_line(self, y: int) -> Strip:
         y += self.scroll_offset.y
         settled = y != len(self._flow) and self.text_selection is None
@@ -401,7 +411,7 @@ class Page(ScrollView, can_focus=True):
     def _render_line(self, y: int) -> Strip:
         """Line `y` of the page."""
         base = self.rich_style
-        width = self.size.width
+        width = self.outer_size.width  # the scroll bar is drawn over its last column
         if not 1 <= y <= len(self._flow):
             return Strip.blank(width, base)
         start, end = self._flow.line(y - 1)

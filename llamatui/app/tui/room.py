@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FRAMES_PER_SECOND = 30
 SCREEN_SHARE = 0.05  # of one core: where the model has them all, what the screen takes the model lacks
 SLOWEST_FRAME = 0.25  # seconds
-RATES_PER_SECOND = 4  # a number that changes faster cannot be read
+RATES_PER_SECOND = 2  # a number that changes faster cannot be read
 
 
 def swap_notice(generation: "Generation | None") -> str:
@@ -250,6 +250,7 @@ class Room(Screen[None]):
             self.run.cancel()
         self.runner.submit(self.run)
         self.query_one(Status).say("reading")
+        self._rate_shown = time.monotonic()
         self._ticker.resume()
         self.refresh_bindings()
 
@@ -257,15 +258,17 @@ class Room(Screen[None]):
         run = self.run
         if run is None or not (run.done or self._frame_is_due()):
             return
+        if not run.done and (now := time.monotonic()) - self._rate_shown > 1 / RATES_PER_SECOND:
+            # In a frame without text: Textual draws all that lies between two changes, too.
+            self._rate_shown = now
+            self._show_progress(run)
+            return
         text, done = run.drain()
         if text:
             await self.receive(text)
             self.save()
         if done:
             await self._finish(run)
-        elif (now := time.monotonic()) - self._rate_shown > 1 / RATES_PER_SECOND:
-            self._rate_shown = now
-            self._show_progress(run)
 
     def _frame_is_due(self) -> bool:
         """Whether what the last frame cost is little enough of the time since then."""

@@ -16,6 +16,7 @@ from textual.geometry import Region
 from textual.layout import WidgetPlacement
 from textual.widget import Widget
 
+from llamatui.app.tui.answer_markdown import VirtualSize
 from llamatui.app.tui.chat_message import Answer, ChatMessage, Item, Marks, Note, widget_for
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Transcript(VerticalScroll, can_focus=False):
     DEFAULT_CSS = """
     Transcript { height: 1fr; scrollbar-size-vertical: 1; scrollbar-gutter: stable; }
     """
+    virtual_size = VirtualSize()  # the gutter is there with and without a scroll bar
 
     def __init__(self) -> None:
         super().__init__()
