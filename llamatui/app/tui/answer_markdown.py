@@ -51,10 +51,10 @@ class Table(MarkdownTable):
 
 
 class VirtualSize(Reactive[Size]):
-    """A widget that grew needs no second layout of the screen where no scroll bar comes or goes."""
+    """A widget that grew is drawn once: where no scroll bar comes or goes, no second layout follows the first."""
 
     def __init__(self) -> None:
-        super().__init__(Size(0, 0))
+        super().__init__(Size(0, 0), repaint=False)
 
 
 OWN_BLOCKS: dict[str, type[MarkdownBlock]] = {"fence": Code, "code_block": Code, "table_open": Table}
