@@ -3,7 +3,6 @@
 import io
 import pickle
 import struct
-import time
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -74,7 +73,6 @@ BAD = {
 def test_bad_files_are_told_in_one_line(data: bytes, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "m.bin"
     path.write_bytes(data)
-    began = time.perf_counter()
     tracemalloc.start()
     with pytest.raises(CheckpointError, match=problem) as caught:
         Checkpoint(path)
@@ -83,7 +81,6 @@ def test_bad_files_are_told_in_one_line(data: bytes, problem: str, tmp_path: Pat
     assert caught.value.exit_code == 3
     assert str(path) in caught.value.message
     assert "\n" not in caught.value.message
-    assert time.perf_counter() - began < 2
     assert peak < 1 << 20
 
 

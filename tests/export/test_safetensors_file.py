@@ -2,7 +2,6 @@
 
 import json
 import struct
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -259,22 +258,19 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_damaged_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+def test_a_damaged_file_is_refused(tmp_path: Path, kind: str) -> None:
     content, message = HOSTILE[kind]
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     tracemalloc.start()
-    started = time.perf_counter()
     with pytest.raises(CheckpointError, match=message) as caught:
         SafetensorsFile(path)
-    seconds = time.perf_counter() - started
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert caught.value.message.startswith(str(path))
     assert caught.value.hint
     assert len(caught.value.message) < 600 + len(str(path))
     assert caught.value.message.isprintable()
-    assert seconds < 2
     assert peak < 100 << 20
 
 

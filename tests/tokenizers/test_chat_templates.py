@@ -1,10 +1,10 @@
 """Chat templates are recognised by their markers, and ours render what our formats do."""
 
-import time
 from typing import Any
 
 import pytest
 
+from llamatui.tokenizers import chat_templates
 from llamatui.tokenizers.base import Tokenizer
 from llamatui.tokenizers.chat_formats import CHAT_FORMATS, Control, Message
 from llamatui.tokenizers.chat_templates import default_system, format_of, template_for, template_text
@@ -75,8 +75,11 @@ def test_long_templates_are_unknown() -> None:
         "'<|im_start|>system\na<|im_end|>'", "<|user|>\n' + x", "<|im_end|> ", "\n ", "[INST] ", "<|a",
     ],
 )  # fmt: skip
-def test_no_text_takes_long(text: str) -> None:
-    start = time.process_time()
+def test_no_text_takes_more_than_its_length(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pattern that tries every end for every beginning takes many minutes for these."""
+    monkeypatch.setattr(chat_templates, "MAX_TEMPLATE", 1 << 30)
+    many = text * (400_000 // len(text))
+    default_system(SMOLLM2_INSTRUCT + many)
     for before in (
         "<|im_end|>",
         "<|im_start|>",
@@ -84,10 +87,8 @@ def test_no_text_takes_long(text: str) -> None:
         "<|user|>\n' + ",
         "<|end_header_id|>",
     ):
-        for length in (60_000, 4_000_000):
-            format_of(before + text * (length // len(text)))
-            default_system(text * (length // len(text)) + SMOLLM2_INSTRUCT + before)
-    assert time.process_time() - start < 2
+        format_of(before + many)
+        default_system(many + SMOLLM2_INSTRUCT + before)
 
 
 @pytest.mark.parametrize(

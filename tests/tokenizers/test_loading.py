@@ -7,15 +7,16 @@ import os
 import pickle
 import shutil
 import struct
-import time
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from llamatui.errors import TokenizerError
 from llamatui.tokenizers import loading
+from llamatui.tokenizers.binary_vocab import MAX_TOKENS
 from llamatui.tokenizers.loading import find_tokenizer, load_tokenizer, vocabulary_size
 from tests.tokenizers.conftest import ALL
 
@@ -124,44 +125,37 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "huge.model"
     with path.open("wb") as file:
         file.truncate(50 << 30)
-    start = time.perf_counter()
     with pytest.raises(TokenizerError, match="at most 48 MiB, found 51200 MiB"):
         load_tokenizer(path)
-    assert time.perf_counter() - start < 1
 
 
 def json_of(vocab: str, added: str = "") -> bytes:
     return b'{"added_tokens":[%s],"model":{"merges":[],"vocab":{%s}}}' % (added.encode(), vocab.encode())
 
 
-def hostile(kind: str) -> bytes:
-    """As many tokens as a file has room for."""
-    if kind == "pieces":
-        return b"\n\x03\n\x01a" + b"\n\x00" * (20 << 20)
-    if kind == "lines":
-        return b"".join(b"YQ== %d\n" % (i % 9) for i in range(3 << 20))
-    if kind == "empty lines":
-        return b"YQ== 0" + b"\n" * (40 << 20)
-    if kind == "records":
-        return b"\x05\0\0\0" + bytes(8) * (5 << 20)
-    if kind == "vocab":
-        return json_of(",".join(f'"{i:x}":{i % 1000}' for i in range(4_000_000)))
-    if kind == "added":
-        return json_of("", ",".join(['{"id":1,"content":"a"}'] * 1_500_000))
-    return json_of('"a":0', ",".join(["[[[[]]]]"] * 4_000_000))
+MORE = MAX_TOKENS + 1
+HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "pieces": (lambda: b"\n\x03\n\x01a" + b"\n\x00" * (4 * MORE), "at most 524288 pieces"),
+    "lines": (lambda: b"YQ== 0\n" * MORE, "at most 524288 lines"),
+    "empty lines": (lambda: b"YQ== 0" + b"\n" * MORE, "at most 524288 lines"),
+    "records": (lambda: b"\x05\0\0\0" + bytes(8 * MORE), "token 524288 to be 0 bytes long"),
+    "vocab": (lambda: json_of(",".join(f'"{i:x}":1' for i in range(MORE))), "at most 524288 tokens"),
+    "added": (lambda: json_of('"a":0', ",".join(["{}"] * MORE)), "at most 524288 tokens"),
+    "values": (lambda: json_of('"a":0', ",".join(["[[[[[]]]]]"] * MORE)), "about 3,145,7.. values"),
+}
+"""More tokens than any model has, and what refuses them before they cost much."""
 
 
-@pytest.mark.parametrize("kind", ["pieces", "lines", "empty lines", "records", "vocab", "added", "lists"])
+@pytest.mark.parametrize("kind", HOSTILE)
 def test_more_tokens_than_any_model_has(tmp_path: Path, kind: str) -> None:
+    content, problem = HOSTILE[kind]
     path = tmp_path / "tokenizer.model"
-    path.write_bytes(hostile(kind))
-    start = time.process_time()
+    path.write_bytes(content())
     for read in (load_tokenizer, vocabulary_size):
-        with pytest.raises(TokenizerError, match="expected") as raised:
+        with pytest.raises(TokenizerError, match=problem) as raised:
             read(path)
         assert raised.value.message.startswith(str(path))
         assert raised.value.hint
-    assert time.process_time() - start < 2
 
 
 @pytest.fixture
@@ -267,9 +261,10 @@ def test_huge_files_in_other_folders_are_not_read(model: Path) -> None:
     for name in ("tokenizer.model", "model.bin", "big.json"):
         with (here / name).open("wb") as file:
             file.truncate(50 << 30)
-    start = time.perf_counter()
+    tracemalloc.start()
     assert find_tokenizer(model, 340, here) is None
-    assert time.perf_counter() - start < 1
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("name", ALL)

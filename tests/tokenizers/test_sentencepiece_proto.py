@@ -1,6 +1,5 @@
 """SentencePiece models written by hand: the library reads them, and gives the ids of the original."""
 
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -159,24 +158,22 @@ def test_what_the_library_would_not_load(
 
 
 def test_damaged_models() -> None:
-    start = time.perf_counter()
+    whole = read_pieces(ORIGINAL)
     for end in range(1, len(ORIGINAL), 97):
         with suppress(TokenizerError):  # or it ends between two fields
             pieces = read_pieces(ORIGINAL[:end])
-            assert pieces == read_pieces(ORIGINAL)[: len(pieces)]
+            assert pieces == whole[: len(pieces)]
     for data in (b"\x0a", b"\x0b", b"\x08", b"\x0a\xff\xff\xff\xff\x7f", b"\x80" * 20, b"\x0a\x02\x18\x63",
                  b"\x0a\x03\x0a\x01\xff", b"\x08\x05"):  # fmt: skip
         with pytest.raises(TokenizerError, match="expected a SentencePiece model"):
             read_pieces(data)
-    assert time.perf_counter() - start < 2
 
 
 def test_no_more_pieces_are_read_than_there_may_be() -> None:
-    start = time.perf_counter()
+    damage = b"\x80" * 20  # who reads on finds this
     with pytest.raises(TokenizerError, match="expected at most 340 pieces, found more"):
-        read_pieces(ORIGINAL + b"\n\x00" * (24 << 20), 340)
+        read_pieces(ORIGINAL + b"\n\x00" * 2 + damage, 340)
     assert len(read_pieces(ORIGINAL, 340)) == 340
-    assert time.perf_counter() - start < 2
 
 
 def test_unused_names_collide_with_nothing() -> None:

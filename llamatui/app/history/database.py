@@ -2,14 +2,20 @@
 
 Several processes may have it open. What is damaged is set aside under another name, and a new file begun;
 what another program or a newer llamatui wrote stays untouched.
+
+SQLite looks for its log and its journal by name, next to the database, when it first reads a file that it has
+opened, and when it closes it. Had the file been renamed in between, it would play back or delete those of the
+new database. So a lock, of which SQLite knows nothing, keeps these moments apart from the renaming.
 """
 
 import errno
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 
 from llamatui.app import store
@@ -18,7 +24,6 @@ from llamatui.errors import HistoryError
 APPLICATION_ID = 0x6C6C6D74  # "llmt", in the header of the file
 PATIENCE = 5.0  # seconds to wait for another process
 NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # EDQUOT: Windows has none
-STALE = 30  # seconds after which nobody is setting a file aside any more
 
 FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
 """What may go wrong. The last one where a message of SQLite's quotes a damaged schema."""
@@ -100,29 +105,52 @@ def open_database(
     Raises:
         HistoryError: It cannot be opened, or is none of ours, or a newer version wrote it.
     """
+    alone = partial(_alone, path, patience)
     try:
-        return _open(path, check, patience, migrations)
+        return _open(path, check, patience, migrations, alone)
     except FAILURES as error:
         if not is_damage(error):
             raise explained(error, path) from error
     try:
-        with _alone(path):
+        with alone():
             try:  # another process may have set it aside by now
-                return _open(path, check, patience, migrations)
+                return _open(path, check, patience, migrations, nullcontext)
             except FAILURES as error:
                 if not is_damage(error):
                     raise
             aside = set_aside(path)
             told(f"the history was damaged; it was set aside as {aside}, and a new one is begun")
-            return _open(path, check, patience, migrations)
+            return _open(path, check, patience, migrations, nullcontext)
     except FAILURES as error:
         raise explained(error, path) from error
 
 
 def _open(
-    path: Path, check: bool, patience: float, migrations: Sequence[Sequence[str]]
+    path: Path,
+    check: bool,
+    patience: float,
+    migrations: Sequence[Sequence[str]],
+    alone: Callable[[], AbstractContextManager[None]],
 ) -> sqlite3.Connection:
+    """`alone` is entered where SQLite looks for files by name."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    with alone():
+        connection = _connect(path, patience, len(migrations))
+    try:
+        _migrate(connection, path, migrations)
+        for table in ("documents", "tokens", "turns", "texts"):
+            connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
+        if check and connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise _failure(sqlite3.SQLITE_CORRUPT, "a page of it is damaged")
+    except BaseException:
+        with alone():
+            connection.close()
+        raise
+    return connection
+
+
+def _connect(path: Path, patience: float, known: int) -> sqlite3.Connection:
+    """A connection that has its log open. Until it is closed, it does not look for files by name any more."""
     with suppress(FileExistsError):  # for nobody else's eyes; SQLite's own files beside it become like it
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     connection = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
@@ -130,14 +158,9 @@ def _open(
         connection.text_factory = _text
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA foreign_keys = ON")
-        _refuse_others(connection, path, len(migrations))
+        _refuse_others(connection, path, known)
         _use_wal(connection, patience)
         connection.execute("PRAGMA synchronous = NORMAL")
-        _migrate(connection, path, migrations)
-        for table in ("documents", "tokens", "turns", "texts"):
-            connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
-        if check and connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-            raise _damage("a page of it is damaged")
     except BaseException:
         connection.close()
         raise
@@ -176,9 +199,9 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "replace")
 
 
-def _damage(message: str) -> sqlite3.DatabaseError:
+def _failure(code: int, message: str) -> sqlite3.DatabaseError:
     error = sqlite3.DatabaseError(message)
-    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    error.sqlite_errorcode = code
     return error
 
 
@@ -314,22 +337,36 @@ def set_aside(path: Path) -> Path:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Of two processes that find the same damage, the second must not set aside what the first has begun."""
-    lock = path.with_name(f"{path.name}.lock")
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
-            break
-        except FileExistsError:
-            with suppress(FileNotFoundError):
-                if time.time() - lock.stat().st_mtime > STALE:  # who made it was killed
-                    lock.unlink()
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
+def _alone(path: Path, patience: float) -> Iterator[None]:
+    """Waits for other processes and threads to be done in here. The lock ends with its process."""
+    lock = os.open(path.with_name(f"{path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600)
     try:
+        deadline = time.monotonic() + patience
+        while not _take(lock):
+            if time.monotonic() > deadline:
+                raise _failure(sqlite3.SQLITE_BUSY, "another process keeps it locked")
+            time.sleep(0.01)
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _take(lock: int) -> bool:
+    """Whether the lock of this open file is ours now, until it is closed."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+    else:
+        import fcntl
+
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks: SQLite does without them there, too
+            return True
+    return True

@@ -4,8 +4,9 @@ import os
 import sqlite3
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,7 +106,7 @@ def test_another_program_s_database_is_refused_and_not_touched(application: int,
     with pytest.raises(HistoryError, match="another program"):
         open_database(path)
     assert path.read_bytes() == before
-    assert list(path.parent.iterdir()) == [path]
+    assert {file.name for file in path.parent.iterdir()} == {"history.db", "history.db.lock"}
 
 
 def damage_garbage(data: bytes) -> bytes:
@@ -173,13 +174,55 @@ def test_many_that_find_the_same_damage_set_it_aside_once(path: Path) -> None:
     assert len(uids(connections[0])) == 6
 
 
+def test_one_that_is_about_to_read_the_damaged_file_never_touches_the_new_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(b"garbage " * 1000)
+    connect = sqlite3.connect
+    others: list[Future[sqlite3.Connection]] = []
+
+    def slowly(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*args, **options)
+        if not others:  # the first has opened the file, and now another is to set it aside
+            others.append(pool.submit(open_database, path))
+            wait(others, timeout=0.5)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", slowly)
+    with ThreadPoolExecutor(1) as pool:
+        first = open_database(path)
+        other = others[0].result()
+    for number, connection in enumerate((other, first)):
+        connection.execute(INSERT, (str(number),))
+        connection.close()
+    assert uids(open_database(path, check=True)) == ["0", "1"]
+    (aside,) = path.parent.glob("history.damaged-*.db")
+    assert aside.read_bytes() == b"garbage " * 1000
+
+
 def test_a_lock_that_a_killed_process_left_is_no_obstacle(path: Path) -> None:
     path.write_bytes(b"garbage " * 1000)
-    lock = path.with_name("history.db.lock")
-    lock.touch()
-    os.utime(lock, (0, 0))
+    path.with_name("history.db.lock").touch()
     assert uids(open_database(path)) == []
-    assert not lock.exists()
+
+
+def test_it_is_not_opened_while_another_process_sets_it_aside(path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from llamatui.app.history import database
+with database._alone(Path({str(path)!r}), 1):
+    print("alone", flush=True)
+    sys.stdin.readline()
+"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "alone\n"
+        with pytest.raises(HistoryError, match="locked"):
+            open_database(path, patience=0.01)
+        process.kill()
+    assert uids(open_database(path)) == []
 
 
 def test_processes_that_create_it_at_the_same_time_share_it(path: Path) -> None:

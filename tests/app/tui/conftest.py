@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from textual import events
 from textual.pilot import Pilot
+from textual.widgets import Input, TextArea
 
 from llamatui.app.sampling import Sampling
 from llamatui.app.tui.app import LlamaApp
@@ -32,6 +33,7 @@ PIECES = [
 ]  # fmt: skip
 FIRST_WORD = len(PIECES) - len(WORDS) - 1
 CONTEXT = 96  # of the rooms; the model has more
+PATIENCE = 60  # seconds until a test that waits for something has failed; a busy machine needs some
 CONFIG = ModelConfig(
     dim=16, hidden_dim=32, n_layers=2, n_heads=2, n_kv_heads=1, vocab_size=len(PIECES), max_seq_len=512,
     shared_classifier=False,
@@ -92,7 +94,7 @@ class ScriptedBackend(Backend):
         cache.length += len(tokens)
         time.sleep(self.delay)
         if self.gate is not None:
-            self.gate.acquire(timeout=10)
+            self.gate.acquire(timeout=PATIENCE)
         if self.fail_after is not None:
             if self.fail_after == 0:
                 raise RuntimeError("the [bold]wires[/] burnt")
@@ -126,7 +128,7 @@ def say(monkeypatch: pytest.MonkeyPatch) -> Say:
     return prepare
 
 
-async def wait_until(condition: Callable[[], object], what: str = "", seconds: float = 10) -> None:
+async def wait_until(condition: Callable[[], object], what: str = "", seconds: float = PATIENCE) -> None:
     """Lets the app run until `condition()` holds."""
     end = asyncio.get_running_loop().time() + seconds
     while not condition():
@@ -187,7 +189,9 @@ def write() -> Callable[[Pilot[None], str], Awaitable[None]]:
     """Puts a text where the cursor is, faster than key by key."""
 
     async def paste(pilot: Pilot[None], text: str) -> None:
-        pilot.app.screen.focused.post_message(events.Paste(text))
+        screen = pilot.app.screen
+        await wait_until(lambda: isinstance(screen.focused, Input | TextArea), "a line to write in")
+        screen.focused.post_message(events.Paste(text))
         await pilot.pause()
 
     return paste

@@ -34,7 +34,9 @@ async def test_a_stopped_answer_goes_on_where_it_ended(open_room, say, write, wa
         before = said(room)[1]
         assert before.startswith("one ")
         say(" and three")
-        await pilot.press("up", "space")
+        await pilot.press("up")
+        await wait_until(lambda: isinstance(room.focused, Answer))
+        await pilot.press("space")
         await wait_until(lambda: not room.busy and said(room)[1] != before)
         assert said(room) == ["go", before + " and three"]
         assert answers(room) == [before + " and three"]
