@@ -111,19 +111,22 @@ class Conversation:
     def ask(self, text: str) -> None:
         """Adds a user's turn."""
         if self._last == "user":
-            raise UsageError("the last question has no answer yet")
+            raise UsageError("the last question has no answer yet", "let it be answered again, or edit it")
         self.tree.mark()
         self._add(Message("user", text))
 
     def resume(self) -> None:
         """Lets the last answer go on: `start` continues it, and `finish` makes it longer.
 
-        One that was already talked about stays as it is, and goes on in a copy beside it.
+        One that was already talked about stays as it is, and goes on in a copy beside it. A last question
+        without an answer gets its first one.
 
         Raises:
-            UsageError: There is none.
+            UsageError: There is nothing to continue.
         """
-        if self._last != "assistant":
+        if self._last == "user":
+            return
+        if not self.tree.path:
             raise UsageError("there is no answer to continue")
         old = self.tree.path[-1]
         self.growing, self._copied = True, bool(old.children)
@@ -188,9 +191,13 @@ class Conversation:
     def regenerate(self, index: int | None = None) -> None:
         """Takes back an answer (turn `index`; None: the last) and all behind it: `start` gives another one.
 
+        A last question without an answer gets its first one.
+
         Raises:
             UsageError: There is none.
         """
+        if self._last == "user" and index in (None, len(self.tree.path)):
+            return
         at = len(self.tree.path) - 1 if index is None else index
         if at < 0 or self.tree.path[at].message.role != "assistant":
             raise UsageError("there is no answer to take back")
@@ -207,12 +214,6 @@ class Conversation:
     def blank(self) -> "Conversation":
         """Another one, with the same system prompt."""
         return Conversation(self.model, self.system, context=self.context)
-
-    def clear(self) -> None:
-        """Begins anew, on a branch of its own; the system prompt stays."""
-        if self.tree.path:
-            self.tree.mark()
-            self.tree.cut(0)
 
     def question(self, limits: Limits) -> tuple[list[int], Limits] | None:
         """(prompt, limits) of an answer to the last question, whether it has one already or not.

@@ -10,19 +10,32 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
+from llamatui.errors import ModelError
 
-def file_sha256(path: Path, check: Callable[[], None] = lambda: None) -> str:
+Version = tuple[int, int]
+"""Size and time of change, in ns."""
+
+
+def file_sha256(path: Path, check: Callable[[], None] = lambda: None, opened: Version | None = None) -> str:
     """SHA-256 of a file, remembered in the cache folder by path, size and time of change.
 
-    `check` is called now and then, and may end it by an exception.
+    Args:
+        check: Called now and then; it may end it by an exception.
+        opened: The file that is meant; None: the one that is there now.
+
+    Raises:
+        OSError: It cannot be read.
+        ModelError: Another one is there by now.
     """
-    key, known = _key(path), _remembered()
-    if isinstance(known.get(key), str):
-        return str(known[key])
+    opened = opened or _version(path.stat())
+    if known := known_sha256(path, opened):
+        return known
     with _Checked(path) as file:
         file.check = check
+        _refuse_another(path, os.fstat(file.fileno()), opened)
         digest = file_digest(file, "sha256").hexdigest()
-    store = _store()
+        _refuse_another(path, os.fstat(file.fileno()), opened)
+    key, store = _key(path, opened), _store()
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
         temporary = store.with_suffix(f".{os.getpid()}")
@@ -41,19 +54,30 @@ class _Checked(FileIO):
         return super().readinto(buffer) or 0
 
 
-def known_sha256(path: Path) -> str | None:
+def known_sha256(path: Path, opened: Version) -> str | None:
     """The SHA-256 of a file if it has been computed before; None where that would take seconds.
 
     Raises:
         OSError: It is not there.
+        ModelError: Another one is there by now.
     """
-    digest = _remembered().get(_key(path))
+    _refuse_another(path, path.stat(), opened)
+    digest = _remembered().get(_key(path, opened))
     return digest if isinstance(digest, str) else None
 
 
-def _key(path: Path) -> str:
-    status = path.stat()
-    return f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+def _refuse_another(path: Path, status: os.stat_result, opened: Version) -> None:
+    if _version(status) != opened:
+        raise ModelError(f"{path}: the file has changed since it was opened", "open the model again")
+
+
+def _version(status: os.stat_result) -> Version:
+    return status.st_size, status.st_mtime_ns
+
+
+def _key(path: Path, version: Version) -> str:
+    size, changed = version
+    return f"{path.resolve()}:{size}:{changed}"
 
 
 def _store() -> Path:

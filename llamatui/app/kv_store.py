@@ -228,8 +228,22 @@ def _family(backend: Backend) -> str:
 
 
 def _origin(backend: Backend, model_sha256: str) -> dict[str, str]:
-    # Another version may compute otherwise: to read a text once more after an update is cheap.
-    return {"model": model_sha256, "family": _family(backend), "llamatui": llamatui.__version__}
+    # Other code may compute otherwise: to read a text once more after an update is cheap.
+    return {
+        "model": model_sha256,
+        "family": _family(backend),
+        "llamatui": llamatui.__version__,
+        "kernels": _kernels_digest(),
+    }
+
+
+def _kernels_digest() -> str:
+    """Of their sources: between two releases the version stays as it is."""
+    try:
+        from llamatui.backends.kernels.cache import SOURCES_DIGEST
+    except (ImportError, OSError):  # without LLVM only NumPy computes
+        return ""
+    return SOURCES_DIGEST.hex()[:16]
 
 
 def _name(tokens: npt.NDArray[np.int64], origin: dict[str, str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamatui.app import catalogue, store
+from llamatui.app.file_hash import file_sha256
 from llamatui.app.gguf_cache import converted, is_gguf
 from llamatui.backends.base import Backend
 from llamatui.backends.checkpoint import Checkpoint
@@ -66,6 +67,10 @@ class LoadedModel:
     @property
     def name(self) -> str:
         return self.path.stem
+
+    def sha256(self, check: Callable[[], None] = lambda: None) -> str:
+        """Of the file that was opened: see `file_sha256`."""
+        return file_sha256(self.path, check, self.checkpoint.opened)
 
     @property
     def stop_ids(self) -> frozenset[int]:

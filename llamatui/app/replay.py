@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from llamatui.app.json_fields import Fields
 from llamatui.app.sampling import MAX_SEED, Sampling
 from llamatui.errors import LlamatuiError, UsageError
+from llamatui.tokenizers.base import text_to_bytes
 
 if TYPE_CHECKING:
     from llamatui.app.engine import FinishReason, Generation, OverflowPolicy, Swap, TokenRecord
@@ -272,7 +273,7 @@ class Replay:
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             model={
                 "name": model.name,
-                "sha256": file_sha256(model.path),
+                "sha256": model.sha256(),
                 "format": f"v{model.checkpoint.version}",
                 "params": model.checkpoint.config.n_params,
             },
@@ -344,9 +345,9 @@ class Replay:
             LlamatuiError: It cannot be written, or would be too large to be read again.
         """
         check_target(path, force=force)
-        # What is not UTF-8 in a text or a prompt becomes U+FFFD.
+        # What is not UTF-8 in a text or a prompt, and half a surrogate pair, becomes U+FFFD.
         text = json.dumps(self.to_json(), ensure_ascii=False, allow_nan=False)
-        content = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode() + b"\n"
+        content = text_to_bytes(text).decode("utf-8", "replace").encode() + b"\n"
         if len(content) > MAX_BYTES:
             raise LlamatuiError(
                 f"{path}: a replay file has at most {MAX_BYTES:,} bytes, this text takes {len(content):,}",

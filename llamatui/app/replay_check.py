@@ -107,7 +107,7 @@ def verify(replay: Replay, model: LoadedModel, *, backend: str | None = None) ->
 
 def check_model(replay: Replay, model: LoadedModel) -> None:
     """Raises ModelError for another model than the recorded one, UsageError for ids that it does not have."""
-    expected, found = replay.model["sha256"], file_sha256(model.path)
+    expected, found = replay.model["sha256"], model.sha256()
     if expected != found:
         raise ModelError(
             f"{model.path}: expected the recorded {replay.model['name']}, of SHA-256 {expected}, "

@@ -1,38 +1,41 @@
 """The terminal app in a browser, by way of textual-serve: every tab gets a process of its own.
 
-textual-serve pipes keys in and the screen out, and asks nobody where they come from. A page of any site that
-is open in the same browser could connect, and drive an app that writes files: by naming our address (browsers
-let websockets cross sites), or by a name of its own that it points here (DNS rebinding). So this is a server
-of our own around textual-serve's processes, downloads and script. It answers a request only where Host is an
-address or a name of this machine, and Origin, if there is one, the same. The page loads nothing from
-elsewhere, which a Content-Security-Policy holds. Other users of this machine can come in, who reach
-127.0.0.1 too.
+textual-serve pipes keys in and the screen out, and asks nobody who they are. So this is a server of our own
+around its packets, downloads and script: `web_doors` says who may come in. The page loads nothing from
+elsewhere, which a Content-Security-Policy holds.
 """
 
 import asyncio
 import errno
 import html
-import ipaddress
+import json
 import logging
-import shlex
+import os
 import signal
-import socket
-import subprocess
 import sys
-from asyncio.subprocess import Process
+from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import redirect_stdout, suppress
-from urllib.parse import urlsplit
+from contextlib import suppress
 
 from aiohttp import WSMessage, web
 from textual_serve.app_service import AppService
+from textual_serve.download_manager import DownloadManager
 from textual_serve.server import Server
 
-from llamatui.errors import LlamatuiError, UsageError
+from llamatui.app.web_doors import Doors, Origin
+from llamatui.errors import LlamatuiError
+
+log = logging.getLogger("llamatui.web")
 
 PATIENCE = 5.0
 """Seconds that the app has to end by itself."""
 LARGEST_SCREEN = 1000  # columns or lines
+MOST_TABS = 8
+"""Each loads a model of its own."""
+LAST_WORDS = 1.0
+"""Seconds until what an ended app wrote has been read."""
+PRELUDE = b"__GANGLION__\n"
+"""What an app of Textual writes before its first packet."""
 
 POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -69,107 +72,145 @@ a {{ color: inherit; }}
 <body>
 <div class="textual-terminal" data-session-websocket-url="{socket}" data-font-size="16"></div>
 <p class="opening">Opening <b>llama</b><i>tui</i> ...</p>
-<p class="ended">It has ended. <a href="/">Open it again</a></p>
+<p class="ended">It has ended. <a href="/">Open it again</a>: its history has what was written.</p>
 </body>
 </html>
 """
 
 
-def public_origin(url: str) -> str:
-    """What a browser sends as Origin for pages under `url`.
+NOTICE = """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>llamatui</title><link rel="icon" href="data:,"></head>
+<body style="font: 16px monospace; margin: 4em auto; max-width: 40em">{text}</body>
+</html>
+"""
+NO_TOKEN = (
+    "<p>This browser has not been let in. Open the address that <b>llamatui web</b> printed where it was "
+    "started: it ends in <b>/?token=</b> and a word that is new each time.</p>"
+)
+TOO_MANY = (
+    f"<p>{MOST_TABS} tabs are open, and each holds a model in memory. Close one, then "
+    '<a href="/">open it again</a>.</p>'
+)
 
-    Raises:
-        UsageError: It is no http or https address, or has a path: the script knows only a server's root.
+
+def notice(text: str, status: int) -> web.Response:
+    return web.Response(text=NOTICE.format(text=text), status=status, content_type="text/html")
+
+
+class App(AppService):  # type: ignore[misc]
+    """The process of a tab.
+
+    It is started, read and ended here, and textual-serve only knows what its packets mean: what it has of its
+    own for that is private, takes a shell, and may wait for ever for an app that does not end.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
-        raise UsageError(
-            f"--public-url: expected http(s)://name[:port], found {url!r}", "https://example.org"
+
+    def __init__(
+        self, command: Sequence[str], tab: web.WebSocketResponse, downloads: DownloadManager
+    ) -> None:
+        super().__init__(
+            "",
+            write_bytes=tab.send_bytes,
+            write_str=tab.send_str,
+            close=tab.close,
+            download_manager=downloads,
         )
-    return f"{parts.scheme}://{parts.netloc}".lower()
+        self._arguments = command
+        self._downloads = downloads
 
+    @property
+    def stdin(self) -> asyncio.StreamWriter:
+        assert self._child.stdin is not None
+        return self._child.stdin
 
-class Doors:
-    """Who may come in."""
+    async def start(self, width: int, height: int) -> None:
+        """Raises OSError: there cannot be another process."""
+        told = {
+            "TEXTUAL_DRIVER": "textual.drivers.web_driver:WebDriver",
+            "TEXTUAL_COLOR_SYSTEM": "truecolor",
+            "TEXTUAL_FPS": "60",
+            "TERM_PROGRAM": "textual",
+            "COLUMNS": str(width),
+            "ROWS": str(height),
+        }
+        # Errors go where the server's do.
+        self._child = await asyncio.create_subprocess_exec(
+            *self._arguments, stdin=PIPE, stdout=PIPE, env={**os.environ, **told}
+        )
+        self._reader = asyncio.create_task(self.run())
 
-    def __init__(self, host: str, origin: str | None) -> None:
-        """`origin`: of the address that browsers use, where it is another."""
-        self._origin = origin
-        self._names = {"localhost", host.lower(), socket.gethostname().lower()}
-        if origin:
-            self._names.add(urlsplit(origin).hostname or "")
-
-    def refusal(self, request: web.BaseRequest) -> str:
-        """Why `request` is not answered; "" if it is."""
-        if not self._is_ours(request.host):
-            return f"{request.host} is no name of this server"
-        origin = request.headers.get("Origin")
-        if origin is None or origin.lower() == self._origin:
-            return ""
-        return "" if urlsplit(origin).netloc.lower() == request.host.lower() else f"{origin} is another site"
-
-    def _is_ours(self, host: str) -> bool:
-        """Names are told apart from addresses: only a name can be pointed here by others."""
+    async def run(self) -> None:
+        """Passes on what the app writes. When it ends, so does its tab: no page waits for nothing."""
+        stdout = self._child.stdout
+        assert stdout is not None
+        means = {b"D": self.on_data, b"M": self.on_meta, b"P": self.on_packed}
         try:
-            name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
-        except ValueError:
-            return False
-        if name in self._names:
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True
+            await stdout.readuntil(PRELUDE)
+            while True:
+                pass_on = means[await stdout.readexactly(1)]
+                payload = await stdout.readexactly(int.from_bytes(await stdout.readexactly(4), "big"))
+                with suppress(ConnectionError):  # the browser is gone: a full pipe would hold the app
+                    await pass_on(payload)
+        except asyncio.IncompleteReadError:
+            pass
+        except (asyncio.LimitOverrunError, KeyError, ValueError) as error:
+            log.error("llamatui web: a tab's app wrote what is no packet: %r", error)
+        finally:
+            await self.remote_close()
 
-    def socket_url(self, request: web.BaseRequest) -> str:
-        origin = urlsplit(self._origin or f"http://{request.host}")
-        return f"{'wss' if origin.scheme == 'https' else 'ws'}://{origin.netloc}/ws"
+    async def stop(self) -> None:
+        """Asks the app to quit, and ends it if it does not."""
+        await self._downloads.cancel_app_downloads(app_service_id=self.app_service_id)
+        asked = self.send_meta({"type": "quit"})
+        ended = asyncio.gather(asked, self._reader, self._child.wait(), return_exceptions=True)
+        try:
+            await asyncio.wait([ended], timeout=PATIENCE)
+        finally:
+            if self._child.returncode is None:
+                with suppress(ProcessLookupError):
+                    self._child.kill()
+            await asyncio.wait([ended], timeout=LAST_WORDS)
+            ended.cancel()  # a process that it started may still hold the pipe
 
 
 class Tabs:
     """The open websockets, and the process of each."""
 
-    def __init__(self, command: str, server: Server) -> None:
+    def __init__(self, command: Sequence[str], downloads: DownloadManager) -> None:
         self._command = command
-        self._downloads = server.download_manager
+        self._downloads = downloads
         self._open: set[web.WebSocketResponse] = set()
 
-    async def handle(self, request: web.Request) -> web.WebSocketResponse:
+    @property
+    def are_too_many(self) -> bool:
+        return len(self._open) >= MOST_TABS
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        if self.are_too_many:
+            return notice(TOO_MANY, 503)
         tab = web.WebSocketResponse(heartbeat=15)
         await tab.prepare(request)
-        service = AppService(
-            self._command,
-            write_bytes=tab.send_bytes,
-            write_str=tab.send_str,
-            close=tab.close,
-            download_manager=self._downloads,
-        )
+        app = App(self._command, tab, self._downloads)
+        try:
+            await app.start(_cells(request.query.get("width"), 80), _cells(request.query.get("height"), 24))
+        except OSError as error:
+            log.error("llamatui web: a tab cannot have a process: %s", error.strerror or error)
+            await tab.close()
+            return tab
         self._open.add(tab)
-        await service.start(_cells(request.query.get("width"), 80), _cells(request.query.get("height"), 24))
-        process = service._process
-        assert process is not None
-        watch = asyncio.create_task(_close_after(process, tab))
         try:
             async for message in tab:
-                await _pass_on(message, service)
+                await _pass_on(message, app)
         finally:
             self._open.discard(tab)
-            await _end(service, process)
-            await watch
+            await app.stop()
         return tab
 
     async def close(self, app: web.Application) -> None:
         await asyncio.gather(*[tab.close() for tab in self._open])
 
 
-async def _close_after(process: Process, tab: web.WebSocketResponse) -> None:
-    """An app that ended, or did not begin, leaves no page that waits for it."""
-    await process.wait()
-    await tab.close()
-
-
-async def _pass_on(message: WSMessage, service: AppService) -> None:
+async def _pass_on(message: WSMessage, app: App) -> None:
     """What textual.js sends; anything else is not for us."""
     try:
         content = message.json()
@@ -177,37 +218,16 @@ async def _pass_on(message: WSMessage, service: AppService) -> None:
         return
     match content:
         case ["stdin", str(keys)]:
-            await service.send_bytes(keys.encode("utf-8", "replace"))
+            await app.send_bytes(keys.encode("utf-8", "replace"))
         case ["resize", {"width": int(width), "height": int(height)}]:
-            await service.set_terminal_size(_cells(width, 80), _cells(height, 24))
-        case ["ping", sent]:
-            await service.remote_write_str(f'["pong", {int(sent) if isinstance(sent, int | float) else 0}]')
+            await app.set_terminal_size(_cells(width, 80), _cells(height, 24))
+        case ["ping", str(sent)]:
+            with suppress(ConnectionError):
+                await app.remote_write_str(json.dumps(["pong", sent]))
         case ["blur", *_]:
-            await service.blur()
+            await app.blur()
         case ["focus", *_]:
-            await service.focus()
-
-
-async def _end(service: AppService, process: Process) -> None:
-    """Asks the app to quit, and ends it if it does not."""
-    deadline = asyncio.get_running_loop().time() + PATIENCE
-    reader = service._task
-    assert reader is not None
-    try:
-        # Two of them: what `stop` waits for may swallow a cancellation.
-        with suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout_at(deadline):
-                await service.stop()
-        reader.cancel()  # too late for `stop` to wait for it: two cannot read from one pipe
-        await asyncio.wait([reader])
-        with suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout_at(deadline):
-                await process.communicate()  # what it still writes: a full pipe would hold it
-    finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            await app.focus()
 
 
 def _cells(value: object, default: int) -> int:
@@ -219,26 +239,31 @@ def _cells(value: object, default: int) -> int:
 
 def application(command: Sequence[str], doors: Doors) -> web.Application:
     """What is served: `command` is an app of Textual."""
-    # `exec`: the shell that textual-serve starts becomes the app, and a signal reaches that.
-    line = subprocess.list2cmdline(command) if sys.platform == "win32" else f"exec {shlex.join(command)}"
-    server = Server(line)
-    tabs = Tabs(line, server)
+    server = Server("")  # for its files and downloads
+    tabs = Tabs(command, server.download_manager)
 
     async def guard(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         if refusal := doors.refusal(request):
-            raise web.HTTPForbidden(text=f"llamatui web: {refusal}\n")
+            return web.Response(text=f"llamatui web: {refusal}\n", status=403)
+        if welcome := doors.welcome(request):
+            return welcome
+        if not doors.lets_in(request):
+            return notice(NO_TOKEN, 403)
         return await handler(request)
 
     async def headers(request: web.Request, response: web.StreamResponse) -> None:
         response.headers["Content-Security-Policy"] = POLICY.format(socket=doors.socket_url(request))
         response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+        response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["X-Content-Type-Options"] = "nosniff"
 
     async def index(request: web.Request) -> web.Response:
+        if tabs.are_too_many:
+            return notice(TOO_MANY, 503)
         page = PAGE.format(socket=html.escape(doors.socket_url(request)))
-        return web.Response(text=page, content_type="text/html")
+        return web.Response(text=page, content_type="text/html", headers={"Cache-Control": "no-store"})
 
     app = web.Application(middlewares=[web.middleware(guard)])
     app.add_routes(
@@ -254,19 +279,20 @@ def application(command: Sequence[str], doors: Doors) -> web.Application:
     return app
 
 
-def serve(command: Sequence[str], host: str, port: int, origin: str | None = None) -> None:
+def serve(command: Sequence[str], host: str, port: int, origin: Origin | None = None) -> None:
     """Serves until Ctrl+C or a signal, and ends every process that it started.
+
+    Args:
+        origin: What browsers call it, where that is another name.
 
     Raises:
         LlamatuiError: It cannot listen there.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    # textual-serve writes to stdout what the app wrote to stderr.
-    with redirect_stdout(sys.stderr):
-        asyncio.run(_serve(application(command, Doors(host, origin)), host, port, origin))
+    asyncio.run(_serve(command, Doors(host, port, origin), host, port))
 
 
-async def _serve(app: web.Application, host: str, port: int, origin: str | None) -> None:
+async def _serve(command: Sequence[str], doors: Doors, host: str, port: int) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -274,7 +300,9 @@ async def _serve(app: web.Application, host: str, port: int, origin: str | None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             with suppress(NotImplementedError):  # Windows: Ctrl+C raises what main() says
                 loop.add_signal_handler(number, stopped.set)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=PATIENCE + 2)
+    runner = web.AppRunner(
+        application(command, doors), access_log=None, shutdown_timeout=PATIENCE + LAST_WORDS + 1
+    )
     await runner.setup()
     try:
         try:
@@ -288,8 +316,8 @@ async def _serve(app: web.Application, host: str, port: int, origin: str | None)
                 f"cannot listen on port {port} of {host}: {error.strerror}",
                 "another --port, or another --host",
             ) from None
-        shown = f"[{host}]" if ":" in host else host
-        print(f"llamatui is at {origin or f'http://{shown}:{port}'}/ (Ctrl+C ends it)", flush=True)
+        print("llamatui web: open this address in a browser (Ctrl+C ends it)\n", file=sys.stderr)
+        print(f"    {doors.address}\n", file=sys.stderr, flush=True)
         await stopped.wait()
     finally:
         await runner.cleanup()

@@ -308,6 +308,7 @@ class Checkpoint:
 
     Attributes:
         version: 0, 1 or 2.
+        opened: Size and time of change, in ns, of the file that was opened: another may take its name.
         mapping: The whole file.
         tensors: By name, see `tensor_layout`. Layered ones have n_layers as first dimension. fp32 arrays, or
             Q8Tensor for the matrices of version 2. All are views of the mapping.
@@ -329,8 +330,10 @@ class Checkpoint:
             if not self.path.is_file() and self.path.exists():
                 raise CheckpointError(f"{where}: expected a regular file, found a device or pipe")
             with self.path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                self.opened = status.st_size, status.st_mtime_ns
                 header = file.read(HEADER_SIZE)
-                self.file_size = os.fstat(file.fileno()).st_size
+                self.file_size = status.st_size
                 if not header:
                     raise CheckpointError(f"{where}: expected a .bin checkpoint, found an empty file")
                 self.version, self.config = parse_header(header, where)

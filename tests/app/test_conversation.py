@@ -194,16 +194,15 @@ def test_what_gets_no_answer_leaves_no_trace(chat: Conversation) -> None:
     assert not chat.tree.can_redo
 
 
-def test_a_new_chat_is_another_branch(chat: Conversation) -> None:
-    chat.ask("hi")
-    answer(chat)
-    chat.clear()
-    assert chat.question(Limits()) is None
-    chat.ask("ho")
-    answer(chat)
-    assert chat.tree.undo()
-    assert chat.tree.undo()
-    assert words(chat) == ["hi", "ok"]
+def test_a_question_without_an_answer_gets_one_again(chat: Conversation) -> None:
+    for begin in (chat.regenerate, chat.resume, lambda: chat.regenerate(1)):
+        chat.tree.cut(0)
+        chat.ask("hi")
+        begin()
+        assert words(chat) == ["hi"]
+        assert not chat.growing
+        answer(chat)
+        assert words(chat) == ["hi", "ok"]
 
 
 def test_the_last_question_as_a_prompt(chat: Conversation) -> None:

@@ -1,6 +1,7 @@
 """SHA-256 of model files, remembered."""
 
 import json
+import os
 from hashlib import sha256
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from llamatui.app import file_hash
 from llamatui.app.file_hash import file_sha256, known_sha256
+from llamatui.errors import ModelError
 
 
 def test_hashes_are_remembered_until_the_file_changes(
@@ -26,11 +28,34 @@ def test_hashes_are_remembered_until_the_file_changes(
 def test_what_is_known_is_told_without_reading_the_file(tmp_path: Path) -> None:
     path = tmp_path / "m.bin"
     path.write_bytes(b"one")
-    assert known_sha256(path) is None
+    assert known_sha256(path, opened(path)) is None
     file_sha256(path)
-    assert known_sha256(path) == sha256(b"one").hexdigest()
+    assert known_sha256(path, opened(path)) == sha256(b"one").hexdigest()
     path.write_bytes(b"other")
-    assert known_sha256(path) is None
+    assert known_sha256(path, opened(path)) is None
+
+
+def opened(path: Path) -> tuple[int, int]:
+    return path.stat().st_size, path.stat().st_mtime_ns
+
+
+def test_no_hash_is_given_for_another_file_of_the_same_name(tmp_path: Path) -> None:
+    path, other = tmp_path / "m.bin", tmp_path / "other.bin"
+    path.write_bytes(b"one")
+    before = opened(path)
+    other.write_bytes(b"other")
+    other.replace(path)
+    with pytest.raises(ModelError, match="has changed since it was opened"):
+        file_sha256(path, opened=before)
+    assert file_sha256(path) == sha256(b"other").hexdigest()
+
+
+def test_a_file_that_changes_while_it_is_read_gets_no_hash(tmp_path: Path, home: Path) -> None:
+    path = tmp_path / "m.bin"
+    path.write_bytes(b"one")
+    with pytest.raises(ModelError, match="has changed since it was opened"):
+        file_sha256(path, check=lambda: os.utime(path, (1, 1)))
+    assert not list(home.rglob("sha256.json"))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000, json.dumps({"x": 1})])

@@ -1,23 +1,25 @@
 """`llamatui history`: the whole command, in its own process where the exit code matters."""
 
 import json
+import sqlite3
 import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from llamatui.app.cli.history import app
+from llamatui.app.cli.history import app, complete_uid
 from llamatui.app.cli.main import run
 from llamatui.app.conversation import Conversation
 from llamatui.app.history.collection import Library
 from llamatui.app.history.database import database_path
 from llamatui.app.history.recorder import Recorder
 from llamatui.app.history.snapshot import Document
+from llamatui.app.kv_store import KVStore
 from llamatui.app.model import load_model
 from llamatui.app.sampling import Sampling
 from llamatui.app.story import Story
-from llamatui.errors import HistoryError, UsageError
+from llamatui.errors import HistoryError, LlamatuiError, UsageError
 
 
 @pytest.fixture
@@ -160,18 +162,41 @@ def test_rm_asks_only_where_somebody_is(kept: list[str], monkeypatch: pytest.Mon
     assert Library().count() == 0
 
 
-def test_a_damaged_history_is_set_aside_with_a_note() -> None:
+def test_who_looks_at_a_damaged_history_is_told_and_leaves_it_alone() -> None:
     database_path().parent.mkdir(parents=True)
     database_path().write_bytes(b"garbage " * 1000)
-    result = ask("list")
-    assert result.exit_code == 0
-    assert "set aside" in result.stderr
-    assert list(database_path().parent.glob("history.damaged-*.db"))
+    for command in (["list"], ["search", "hen"], ["show", "abc"], ["rm", "-y", "abc"]):
+        with pytest.raises(HistoryError, match="damaged") as caught:
+            ask(*command)
+        assert "as soon as you write" in caught.value.hint
+    assert complete_uid("a") == []
+    assert [path.name for path in database_path().parent.glob("*.db")] == ["history.db"]
+
+
+def test_rm_leaves_nothing_that_a_model_has_read(kept: list[str], home: Path) -> None:
+    store = KVStore()
+    store.folder.mkdir(parents=True)
+    (store.folder / "text.kv").touch()
+    ask("rm", "-y", kept[0])
+    assert not list(home.rglob("*.kv"))
+
+
+def test_what_a_row_says_does_not_drive_the_terminal(kept: list[str]) -> None:
+    with sqlite3.connect(database_path()) as connection:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        connection.execute("UPDATE documents SET kind = char(27) || ']0;x'")
+    connection.close()
+    assert "\x1b" not in ask("list").stdout
+
+
+def test_export_into_the_home_folder_and_into_none(kept: list[str], home: Path) -> None:
+    ask("export", kept[0], "~/a.txt")
+    assert (home / "a.txt").exists()
+    with pytest.raises(LlamatuiError, match="there is no folder"):
+        ask("export", kept[0], "~/none/a.txt")
 
 
 def test_a_document_that_is_damaged_is_told(kept: list[str]) -> None:
-    import sqlite3
-
     with sqlite3.connect(database_path()) as connection:
         connection.execute("UPDATE documents SET state = '!'")
     with pytest.raises(HistoryError, match="is damaged in the history"):

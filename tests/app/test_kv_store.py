@@ -148,6 +148,16 @@ def test_another_version_gets_nothing(
     assert len(files(store)) == 1
 
 
+@pytest.mark.skipif(find_spec("llvmlite") is None, reason="no compiled kernels without it")
+def test_other_kernels_of_the_same_version_get_nothing(
+    backend: Backend, store: KVStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = ran(backend)
+    assert store.keep(left, SHA)
+    monkeypatch.setattr("llamatui.backends.kernels.cache.SOURCES_DIGEST", bytes(32))
+    assert store.adopt(Session(backend), [*left.tokens, 5], SHA) == 0
+
+
 def test_a_file_under_another_s_name_is_ignored(backend: Backend, store: KVStore) -> None:
     session = ran(backend)
     store.keep(session, SHA)

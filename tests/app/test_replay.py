@@ -433,6 +433,15 @@ def test_half_a_surrogate_pair_is_no_text(model: LoadedModel) -> None:
     assert Replay.from_json(spoiled).steps[0].text == "a\ufffdb"
 
 
+def test_what_is_no_utf_8_is_written_as_a_sign(model: LoadedModel, tmp_path: Path) -> None:
+    replay = recorded(model)
+    (step,) = replay.steps
+    whole = replace(replay, steps=(replace(step, shown="a\ud800b\udcffc", text="\udcc3\udca9"),))
+    whole.write(tmp_path / "r.json")
+    (read,) = Replay.read(tmp_path / "r.json").steps
+    assert (read.shown, read.text) == ("a\ufffdb\ufffdc", "é")
+
+
 def test_a_file_is_written_whole_or_not_at_all(
     model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

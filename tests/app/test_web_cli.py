@@ -1,6 +1,5 @@
-"""`llamatui web`: who may come in, what is passed on, and what becomes of the processes."""
+"""`llamatui web`: what is told in the shell, and what is served."""
 
-import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,12 @@ import pytest
 
 from llamatui.app.cli import web as command
 from llamatui.app.cli.main import run
+from llamatui.app.conversation import Conversation
+from llamatui.app.history.recorder import Recorder
+from llamatui.app.history.snapshot import Document
+from llamatui.app.model import load_model
+from llamatui.app.sampling import Sampling
+from llamatui.app.story import Story
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -58,13 +63,18 @@ def test_the_room_and_its_options_are_passed_on(served: Any, tiny_model: Path) -
 def test_other_addresses_are_warned_about(served: Any) -> None:
     (_, host, *_), err = served("--host", "0.0.0.0")
     assert host == "0.0.0.0"
-    assert "warning: whoever can reach 0.0.0.0:8000 can" in err
+    assert "warning: nothing is encrypted: whoever reads the address" in err
 
 
 def test_what_the_browser_calls_it(served: Any, call: Call) -> None:
     (*_, origin), _ = served("--public-url", "https://Tales.example:444/")
-    assert origin == "https://tales.example:444"
-    for url in ("tales.example", "ftp://x", "https://x/path", "https://"):
+    assert str(origin) == "https://tales.example:444"
+    (*_, origin), _ = served("--public-url", "https://tales.example:443")
+    assert str(origin) == "https://tales.example"  # as browsers say it
+    for url in (
+        "tales.example", "ftp://x", "https://x/path", "https://", "http://[", "http://user@x", "http://a:b",
+        "http://x:99999", "http://a b", "http://x?y",
+    ):  # fmt: skip
         code, _, err = call("--public-url", url)
         assert (code, "expected http(s)://name[:port]" in err) == (2, True)
 
@@ -97,150 +107,46 @@ def test_without_its_extra(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'pip install "llamatui[web]"' in err
 
 
-# An app of Textual, seen from outside: it says what it was given, and ends when it is asked to.
-APP = r"""
-import json, os, sys, time
-write = sys.stdout.buffer.write
-def packet(kind, data):
-    write(kind + len(data).to_bytes(4, "big") + data)
-    sys.stdout.buffer.flush()
-write(b"__GANGLION__\n")
-packet(b"D", f"pid {os.getpid()} of {os.environ['COLUMNS']}".encode())
-read = sys.stdin.buffer.read
-while head := read(5):
-    data = read(int.from_bytes(head[1:], "big"))
-    if head[:1] == b"M" and b"quit" in data:
-        if sys.argv[1:] == ["deaf"]:
-            continue
-        break
-    packet(b"D", head[:1] + data)
-    if data == b"die":
-        sys.exit("boom")
-packet(b"M", b'{"type": "exit"}')
-"""
+@pytest.fixture
+def kept(tiny_model: Path) -> list[str]:
+    """uids of a chat and a story in the user's history."""
+    model = load_model(tiny_model, backend="numpy", threads=1, chat_format="llama2")
+    chat, story = Conversation(model), Story(model, None, "stop")
+    chat.ask("Who are you?")
+    chat.finish([], "A hen.")
+    story.write("Once")
+    documents = [Document(chat, Sampling()), Document(story, Sampling())]
+    recorder = Recorder()
+    for document in documents:
+        recorder.save(document)
+        assert recorder.flush()
+    recorder.close()
+    return [document.uid for document in documents]
 
 
-def browse(*args: str, host: str = "127.0.0.1", origin: str | None = None) -> Any:
-    """A client of a server that serves APP."""
-    pytest.importorskip("textual_serve")
-    from aiohttp.test_utils import TestClient, TestServer
-
-    from llamatui.app.web import Doors, application
-
-    app = application([sys.executable, "-c", APP, *args], Doors(host, origin))
-    return TestClient(TestServer(app))
+def test_a_text_is_opened_again_in_a_browser(kept: list[str], served: Any) -> None:
+    for args in (("chat", "--continue"), ("chat", "--open", kept[0]), ("story", "-c"), ("--open", kept[1])):
+        (line, *_), err = served(*args)
+        assert (tuple(line[-len(args) :]), err) == (args, "")
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
-    except OSError:
-        return False
+def test_what_cannot_be_opened_again_is_told_in_the_shell(kept: list[str], call: Call) -> None:
+    for args, message in (
+        (("chat", "-c", "-i", "Hi"), "--prompt begins something new"),
+        (("chat", "--open", kept[1]), "is a story"),
+        (("story", "-c", "--open", kept[1]), "two ways to say which"),
+        (("--open", "nonsense"), "nothing in the history begins with nonsense"),
+    ):
+        code, out, err = call(*args)
+        assert (code, out, message in err) == (2, "", True), err
 
 
-async def opened(client: Any, **headers: str) -> tuple[Any, int]:
-    """(websocket, process id of its app)."""
-    tab = await client.ws_connect("/ws?width=91&height=x", headers=headers)
-    greeting = (await tab.receive_bytes()).decode()
-    assert greeting.endswith(" of 91")
-    return tab, int(greeting.split()[1])
-
-
-async def until(done: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not done():
-            await asyncio.sleep(0.01)
-
-
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux's process table")
-
-
-async def test_the_page_loads_nothing_from_elsewhere() -> None:
-    async with browse() as client:
-        response = await client.get("/")
-        page = await response.text()
-        assert "http" not in page.replace("http-equiv", "")
-        assert f"ws://127.0.0.1:{client.port}/ws" in page
-        policy = response.headers["Content-Security-Policy"]
-        assert policy.startswith("default-src 'self'; ")
-        assert "frame-ancestors 'none'" in policy
-        for name in ("js/textual.js", "css/xterm.css", "fonts/RobotoMono-VariableFont_wght.ttf"):
-            assert f"/static/{name}" in page
-            assert (await client.get(f"/static/{name}")).status == 200
-        assert (await client.get("/static/")).status == 403
-        assert (await client.get("/download/x")).status == 404
-
-
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({}, 200),
-        ({"Host": "localhost:9"}, 200),
-        ({"Host": "192.168.1.2:9"}, 200),
-        ({"Host": "[::1]:9"}, 200),
-        ({"Host": "evil.example"}, 403),
-        ({"Host": "localhost.evil.example:9"}, 403),
-        ({"Host": "[evil"}, 403),
-        ({"Host": "localhost:9", "Origin": "http://localhost:9"}, 200),
-        ({"Host": "localhost:9", "Origin": "http://localhost:8"}, 403),
-        ({"Host": "localhost:9", "Origin": "http://evil.example"}, 403),
-        ({"Host": "localhost:9", "Origin": "null"}, 403),
-        ({"Host": "tales.example", "Origin": "https://tales.example"}, 200),
-        ({"Host": "localhost:9", "Origin": "https://tales.example"}, 200),
-    ],
-)
-async def test_only_pages_of_this_server_come_in(headers: dict[str, str], status: int) -> None:
-    async with browse(origin="https://tales.example") as client:
-        for path in ("/", "/static/js/textual.js"):
-            assert (await client.get(path, headers=headers)).status == status
-        if status == 403:
-            upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
-            key = {"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
-            assert (await client.get("/ws", headers={**headers, **upgrade, **key})).status == 403
-        else:
-            assert "wss://tales.example/ws" in await (await client.get("/", headers=headers)).text()
-
-
-async def test_keys_and_sizes_go_in_and_the_screen_comes_out() -> None:
-    async with browse() as client:
-        tab, _ = await opened(client)
-        for hostile in ("[", "[[[", "5", '["stdin", 5]', '["resize", {"width": "x"}]', '["nonsense"]'):
-            await tab.send_str(hostile)
-        await tab.send_str('["stdin", "h\\ud800i"]')
-        assert await tab.receive_bytes() == b"Dh?i"
-        await tab.send_str('["resize", {"width": 100000, "height": -3}]')
-        assert await tab.receive_bytes() == b'M{"type": "resize", "width": 1000, "height": 1}'
-        await tab.send_str('["ping", 12]')
-        assert await tab.receive_json() == ["pong", 12]
-
-
-@needs_proc
-async def test_a_closed_tab_ends_its_app_alone() -> None:
-    async with browse() as client:
-        (one, first), (_, second) = await opened(client), await opened(client)
-        await one.close()
-        await until(lambda: not alive(first))
-        assert alive(second)
-    assert not alive(second)  # nor with the server
-
-
-@needs_proc
-@pytest.mark.parametrize("patience", [0.1, 0])
-async def test_an_app_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch, patience: float) -> None:
-    async with browse("deaf") as client:
-        monkeypatch.setattr("llamatui.app.web.PATIENCE", patience)
-        tab, pid = await opened(client)
-        await tab.close()
-        await until(lambda: not alive(pid))
-
-
-async def test_an_app_that_dies_closes_its_tab(capfd: pytest.CaptureFixture[str]) -> None:
-    async with browse() as client:
-        tab, _ = await opened(client)
-        await tab.send_str('["stdin", "die"]')
-        assert await tab.receive_bytes() == b"Ddie"
-        assert (await tab.receive()).data in (1000, 1001, None)
-        assert tab.closed
+def test_a_chat_whose_model_is_gone_is_told_in_the_shell(
+    kept: list[str], call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "is_file", lambda path: False)
+    code, _, err = call("chat", "-c")
+    assert (code, "the model that wrote it is gone" in err) == (3, True)
 
 
 def test_a_port_that_is_taken(call: Call, tiny_model: Path) -> None:

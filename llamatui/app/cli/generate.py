@@ -200,7 +200,6 @@ def run(
     overflow = loading.overflow_policy(settings, "stop")
     from llamatui.app.cli.interrupt import cancel_on_interrupt
     from llamatui.app.engine import Limits, Session
-    from llamatui.app.file_hash import file_sha256
     from llamatui.app.replay import Recorder, Replay, check_target
     from llamatui.app.result import Result, backend_json, token_json
     from llamatui.app.sampler import Sampler
@@ -212,7 +211,7 @@ def run(
     model = loading.load(settings)
     result = Result(text, "generate" if system is None else "chat")
     if output.json or output.jsonl:
-        result.sha256 = file_sha256(model.path)  # now: the file may be gone later
+        result.sha256 = model.sha256()  # now: the file may be gone later
     result.load_s = time.perf_counter() - began
     ids, stop_ids, keep = prompt_ids(model, text, system, special)
     result.prompt_ids = ids

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -98,7 +97,7 @@ def search(
 def export(
     uid: Uid,
     file: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(help="Ends in .txt, .md or .json, which has all branches; default: from the title."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
@@ -108,7 +107,7 @@ def export(
     from llamatui.app.history.files import export, suggested_name
 
     saved = open_library().load(uid)
-    written = export(saved, file or Path(suggested_name(saved)), overwrite=force)
+    written = export(saved, file or suggested_name(saved), overwrite=force)
     if json:
         print_json(as_dict(saved.entry) | {"file": str(written)})
     else:
@@ -124,6 +123,8 @@ def rm(
     json: Json = False,
 ) -> None:
     """Delete stories and chats from the history, for good."""
+    from llamatui.app.kv_store import KVStore
+
     library = open_library()
     # A wrong id is told before anything is gone.
     entries = list(dict.fromkeys(library.get(uid) for uid in uids))
@@ -135,6 +136,7 @@ def rm(
         typer.confirm(f"Delete {'this' if len(entries) == 1 else 'these'} for good?", abort=True, err=True)
     for entry in entries:
         library.remove(entry.uid)
+    KVStore().clear()  # what models have read of them
     if json:
         print_json([as_dict(entry) for entry in entries])
     else:
@@ -144,7 +146,7 @@ def rm(
 def open_library() -> "Library":
     from llamatui.app.history.collection import Library
 
-    return Library(told=lambda message: print(printable(f"note: {message}"), file=sys.stderr))
+    return Library()
 
 
 def checked(kind: str | None) -> Literal["story", "chat"] | None:
@@ -169,7 +171,7 @@ def show_table(entries: "Sequence[Entry]") -> None:
 
     rows = [
         (
-            short(entry), entry.kind, printable(f"{'* ' if entry.pinned else ''}{entry.title}"),
+            short(entry), printable(entry.kind), printable(f"{'* ' if entry.pinned else ''}{entry.title}"),
             f"{entry.words:,}", printable(entry.model), when(entry.changed),
         )
         for entry in entries

@@ -11,7 +11,6 @@ from llamatui.app.cli.terminal import INTERRUPTED, decode, dumps, printable
 from llamatui.app.config import Settings
 from llamatui.app.conversation import Conversation
 from llamatui.app.engine import Limits
-from llamatui.app.file_hash import file_sha256
 from llamatui.app.result import Result
 from llamatui.app.sampler import Sampler
 from llamatui.app.text_stream import StopMatcher, stream_text
@@ -28,7 +27,7 @@ def repl(settings: Settings, system: str | None, first: str = "", *, json: bool 
     sampler = Sampler(loading.sampling(settings))
     limits = Limits(overflow=loading.overflow_policy(settings, "shift"))
     chat = Conversation(loading.load(settings), system, context=settings.context or None)
-    sha256 = file_sha256(chat.model.path) if json else ""
+    sha256 = chat.model.sha256() if json else ""
     show = printable if sys.stdout.isatty() else str
     told: list[str] = []
     for question in questions(first):

@@ -9,10 +9,12 @@ import typer
 
 from llamatui.app import store
 from llamatui.app.cli import loading, options
+from llamatui.app.cli.terminal import printable
 from llamatui.app.config import Settings, resolve
-from llamatui.errors import UsageError
+from llamatui.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
+    from llamatui.app.history.saved import Saved
     from llamatui.app.tui import RoomName
 
 STORY_TEMPERATURE = 0.8
@@ -107,6 +109,10 @@ def reopened(
     """(uid, model) of what is taken out of the history: the model that wrote it, if none is named.
 
     What else was said of that model goes to the `flags`, where they leave it open.
+
+    Raises:
+        UsageError: There is no such text of this kind, or something begins anew that is to be opened again.
+        ModelError: None is named, and the one that wrote it is gone.
     """
     if not (last or uid):
         return "", model
@@ -116,7 +122,7 @@ def reopened(
         raise UsageError("--prompt begins something new", "leave it out, or --continue and --open")
     from llamatui.app.history.collection import Library
 
-    library = Library(told=lambda message: print(message, file=sys.stderr))
+    library = Library()
     try:
         if last and (latest := library.latest(kind)) is None:
             raise UsageError(f"there is no {kind} in the history yet", f"llamatui {kind}")
@@ -128,15 +134,46 @@ def reopened(
         raise UsageError(
             f"{entry.uid[:8]} is a {entry.kind}", f"llamatui {entry.kind} --open {entry.uid[:8]}"
         )
-    if model is None and Path(saved.model_path).is_file():
-        model = saved.model_path
-        if flags["tokenizer"] is None and Path(saved.tokenizer).is_file():
+    if model is None:
+        model = str(writer(saved))
+        if flags["tokenizer"] is None and is_there(saved.tokenizer):
             flags["tokenizer"] = saved.tokenizer
         if kind == "chat" and flags["chat_format"] is None:
             from llamatui.tokenizers.chat_formats import CHAT_FORMATS
 
             flags["chat_format"] = saved.chat_format if saved.chat_format in CHAT_FORMATS else None
     return entry.uid, model
+
+
+def writer(saved: "Saved") -> Path:
+    """The model that wrote it: by its path, else by its name, as folders move.
+
+    Raises:
+        ModelError: It is gone.
+    """
+    from llamatui.app.file_hash import known_sha256
+
+    entry, path = saved.entry, Path(saved.model_path)
+    if not is_there(saved.model_path):
+        here = [model.path for model in [*store.list_models(), store.BUNDLED] if model.name == entry.model]
+        if not here:
+            raise ModelError(
+                f"the model that wrote it is gone: {printable(saved.model_path)}",
+                f"name another: llamatui {entry.kind} MODEL --open {entry.uid[:8]}",
+            )
+        path = here[0]
+    status = path.stat()
+    known = known_sha256(path, (status.st_size, status.st_mtime_ns))
+    if known and saved.model_sha256 and known != saved.model_sha256:
+        print(f"note: {printable(str(path))} is not the model that wrote it", file=sys.stderr)
+    return path
+
+
+def is_there(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # in a folder of somebody else, or too long
+        return False
 
 
 def open_room(

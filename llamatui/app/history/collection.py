@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,7 @@ from llamatui.app.history.fulltext import (
     remove,
     snippet,
     to_index,
+    with_index,
 )
 from llamatui.app.history.rows import Kind, storable
 from llamatui.app.history.saved import COLUMNS, Entry, Saved, entry_from, read_saved
@@ -47,19 +48,14 @@ class Hit:
 class Library:
     """Any thread may use it; others wait. Nothing is created by looking: without a history, it is empty.
 
+    A damaged history stays as it is: it is set aside by who writes the next words into it.
+
     Every method may raise HistoryError: the history cannot be read, or written where that is needed.
     """
 
-    def __init__(
-        self, path: Path | None = None, told: Callable[[str], object] = lambda message: None
-    ) -> None:
-        """
-        Args:
-            path: Of the database; None: the user's.
-            told: Called with a sentence where a damaged one was set aside.
-        """
+    def __init__(self, path: Path | None = None) -> None:
+        """`path`: of the database; None: the user's."""
         self.path = path or database_path()
-        self._told = told
         self._in_use = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._file: os.stat_result | None = None
@@ -92,23 +88,27 @@ class Library:
         with self._open() as connection:
             if connection is None or not text.strip():
                 return []
-            with suppress(sqlite3.OperationalError):  # locked: the newest words are not found yet
-                refresh(connection)
-            match = match_of(text)
-            if match:
-                piece, where = f"snippet(texts, 1, :begin, :end, '…', {WORDS_SHOWN})", "texts MATCH :sought"
-            else:
-                piece, where = "texts.text", "(instr(texts.text, :sought) OR instr(texts.title, :sought))"
-            sought = match or to_index(text.strip())
-            names = ", ".join(f"d.{name}" for name in COLUMNS.split(", "))
-            rows = connection.execute(
-                f"""SELECT {names}, {piece} FROM texts CROSS JOIN documents AS d ON d.place = texts.rowid
-                WHERE {where} {"AND d.kind = :kind" if kind else ""}
-                ORDER BY texts.rowid DESC LIMIT :limit""",
-                {"kind": kind, "limit": limit, "sought": sought, "begin": MARKS[0], "end": MARKS[1]},
-            )
-            shown = snippet if match else partial(around, sought=text.strip())
-            return [Hit(entry_from(row[:-1]), shown(row[-1])) for row in rows]
+            return with_index(connection, partial(self._found, connection, text, kind, limit))
+
+    @staticmethod
+    def _found(connection: sqlite3.Connection, text: str, kind: Kind | None, limit: int) -> "Sequence[Hit]":
+        with suppress(sqlite3.OperationalError):  # locked: the newest words are not found yet
+            refresh(connection)
+        match = match_of(text)
+        if match:
+            piece, where = f"snippet(texts, 1, :begin, :end, '…', {WORDS_SHOWN})", "texts MATCH :sought"
+        else:
+            piece, where = "texts.text", "(instr(texts.text, :sought) OR instr(texts.title, :sought))"
+        sought = match or to_index(text.strip())
+        names = ", ".join(f"d.{name}" for name in COLUMNS.split(", "))
+        rows = connection.execute(
+            f"""SELECT {names}, {piece} FROM texts CROSS JOIN documents AS d ON d.place = texts.rowid
+            WHERE {where} {"AND d.kind = :kind" if kind else ""}
+            ORDER BY texts.rowid DESC LIMIT :limit""",
+            {"kind": kind, "limit": limit, "sought": sought, "begin": MARKS[0], "end": MARKS[1]},
+        )
+        shown = snippet if match else partial(around, sought=text.strip())
+        return [Hit(entry_from(row[:-1]), shown(row[-1])) for row in rows]
 
     def get(self, uid: str) -> Entry:
         """The document whose uid begins so.
@@ -138,7 +138,8 @@ class Library:
             if connection is None:
                 return None
             rows = connection.execute(
-                f"SELECT {COLUMNS} FROM documents WHERE kind = ? ORDER BY changed DESC LIMIT 1", (kind,)
+                f"SELECT {COLUMNS} FROM documents WHERE kind = ? ORDER BY changed DESC, id DESC LIMIT 1",
+                (kind,),
             )
             return next(map(entry_from, rows), None)
 
@@ -162,15 +163,18 @@ class Library:
         self._change("pinned = ?", pinned, uid=uid)
 
     def remove(self, uid: str) -> None:
-        """Deletes it for good. Is it open here, the recorder has to `forget` it first."""
+        """Deletes it for good: its words are in no file of the database then."""
         entry = self.get(uid)
         with self._open() as connection:
             assert connection is not None
-            with writing(connection):
-                for (document,) in connection.execute(
-                    "SELECT id FROM documents WHERE uid = ?", (entry.uid,)
-                ).fetchall():
-                    remove(connection, document)
+
+            def delete() -> None:
+                with writing(connection):
+                    remove(connection, entry.uid)
+                    connection.execute("INSERT INTO texts (texts) VALUES ('optimize')")
+
+            with_index(connection, delete)
+            connection.execute("PRAGMA wal_checkpoint (TRUNCATE)")  # the log has them, too
 
     def _change(self, assignments: str, *values: object, uid: str) -> None:
         entry = self.get(uid)
@@ -203,7 +207,7 @@ class Library:
 
     def _connect(self) -> sqlite3.Connection:
         try:
-            return open_database(self.path, self._told)
+            return open_database(self.path)
         except HistoryError:
             if os.access(self.path.parent, os.W_OK):
                 raise

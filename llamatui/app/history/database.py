@@ -28,6 +28,12 @@ NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # EDQUOT: Win
 FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
 """What may go wrong. The last one where a message of SQLite's quotes a damaged schema."""
 
+# What is searched, of the revision `indexed` of each document, under its `place`: see `fulltext`.
+TEXTS = """CREATE VIRTUAL TABLE texts USING fts5 (
+    title, text, prefix = '2 3',
+    tokenize = "unicode61 remove_diacritics 2 categories 'L* N* Co So'"
+)"""
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE documents (
@@ -73,11 +79,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             stopped INTEGER NOT NULL,
             PRIMARY KEY (document, number)
         ) WITHOUT ROWID""",
-        # What is searched, of the revision `indexed` of each document, under its `place`: see `fulltext`.
-        """CREATE VIRTUAL TABLE texts USING fts5 (
-            title, text, prefix = '2 3',
-            tokenize = "unicode61 remove_diacritics 2 categories 'L* N* Co So'"
-        )""",
+        TEXTS,
     ),
 )
 """What takes the schema from each version to the next. One that was released is never changed."""
@@ -89,35 +91,39 @@ def database_path() -> Path:
 
 def open_database(
     path: Path,
-    told: Callable[[str], object] = lambda message: None,
+    told: Callable[[str], object] | None = None,
     *,
     check: bool = False,
+    damaged: os.stat_result | None = None,
     patience: float = PATIENCE,
     migrations: Sequence[Sequence[str]] = MIGRATIONS,
 ) -> sqlite3.Connection:
     """A connection to the history, which is created or migrated if it must be. Any one thread may use it.
 
     Args:
-        told: Called with a sentence where a damaged file was set aside.
+        told: Called with a sentence where a damaged file was set aside; None: it stays, and is an error.
         check: Whether to look at every page, which takes a second for a big file.
+        damaged: The file that was found to be so, if it was.
         patience: Seconds to wait for another process.
 
     Raises:
         HistoryError: It cannot be opened, or is none of ours, or a newer version wrote it.
     """
     alone = partial(_alone, path, patience)
-    try:
-        return _open(path, check, patience, migrations, alone)
-    except FAILURES as error:
-        if not is_damage(error):
-            raise explained(error, path) from error
+    if damaged is None or told is None:
+        try:
+            return _open(path, check, patience, migrations, alone)
+        except FAILURES as error:
+            if told is None or not is_damage(error):
+                raise explained(error, path) from error
     try:
         with alone():
-            try:  # another process may have set it aside by now
-                return _open(path, check, patience, migrations, nullcontext)
-            except FAILURES as error:
-                if not is_damage(error):
-                    raise
+            if damaged is None or not same_file(damaged, path):
+                try:  # another process may have set it aside by now
+                    return _open(path, check, patience, migrations, nullcontext)
+                except FAILURES as error:
+                    if not is_damage(error):
+                        raise
             aside = set_aside(path)
             told(f"the history was damaged; it was set aside as {aside}, and a new one is begun")
             return _open(path, check, patience, migrations, nullcontext)
@@ -138,10 +144,10 @@ def _open(
         connection = _connect(path, patience, len(migrations))
     try:
         _migrate(connection, path, migrations)
-        for table in ("documents", "tokens", "turns", "texts"):
+        for table in ("documents", "tokens", "turns"):  # the index can be built anew: see `fulltext`
             connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
-        if check and connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-            raise _failure(sqlite3.SQLITE_CORRUPT, "a page of it is damaged")
+            if check and connection.execute(f"PRAGMA quick_check({table})").fetchone() != ("ok",):
+                raise _failure(sqlite3.SQLITE_CORRUPT, "a page of it is damaged")
     except BaseException:
         with alone():
             connection.close()
@@ -158,6 +164,7 @@ def _connect(path: Path, patience: float, known: int) -> sqlite3.Connection:
         connection.text_factory = _text
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA secure_delete = ON")
         _refuse_others(connection, path, known)
         _use_wal(connection, patience)
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -225,10 +232,14 @@ def _refuse_others(connection: sqlite3.Connection, path: Path, known: int) -> No
             "move that file away",
         )
     if version > known:
-        raise HistoryError(
-            f"{path}: written by a newer llamatui (schema version {version}; this one knows {known})",
-            "update llamatui: pip install -U llamatui",
-        )
+        raise _newer(f"{path}:", version, known)
+
+
+def _newer(what: str, version: int, known: int) -> HistoryError:
+    return HistoryError(
+        f"{what} written by a newer llamatui (schema version {version}; this one knows {known})",
+        "update llamatui: pip install -U llamatui",
+    )
 
 
 def _use_wal(connection: sqlite3.Connection, patience: float) -> None:
@@ -250,7 +261,7 @@ def _use_wal(connection: sqlite3.Connection, patience: float) -> None:
 def _migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Sequence[str]]) -> None:
     if _pragma(connection, "user_version") == len(migrations):
         return
-    with writing(connection):
+    with writing(connection, len(migrations)):
         _refuse_others(connection, path, len(migrations))
         for steps in migrations[_pragma(connection, "user_version") :]:  # another process may have done some
             for step in steps:
@@ -260,10 +271,16 @@ def _migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Se
 
 
 @contextmanager
-def writing(connection: sqlite3.Connection) -> Iterator[None]:
-    """One transaction. It has the right to write from the beginning: one that has to ask later may fail."""
+def writing(connection: sqlite3.Connection, known: int = len(MIGRATIONS)) -> Iterator[None]:
+    """One transaction. It has the right to write from the beginning: one that has to ask later may fail.
+
+    Raises:
+        HistoryError: A newer llamatui has brought it to a schema version that is not `known` here.
+    """
     connection.execute("BEGIN IMMEDIATE")
     try:
+        if (version := _pragma(connection, "user_version")) > known:  # since it was opened
+            raise _newer("the history was", version, known)
         yield
         connection.execute("COMMIT")
     except BaseException:
@@ -292,7 +309,7 @@ def explained(error: Exception, path: Path) -> HistoryError:
     if is_damage(error):
         return HistoryError(
             f"{path}: the history is damaged ({error})",
-            "start llamatui story or chat: it is set aside, and a new one begun",
+            "it is set aside, and a new one begun, as soon as you write in llamatui story or chat",
         )
     if _is(error, sqlite3.SQLITE_FULL) or getattr(error, "errno", 0) in NO_SPACE:
         return HistoryError(f"{path}: no space left on the disk for the history", "make room there")

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from llamatui.app import chat_export, story_export
 from llamatui.app.history.saved import Saved
-from llamatui.errors import LlamatuiError, UsageError
+from llamatui.app.text_file import named_path, write_text
+from llamatui.errors import UsageError
 
 if TYPE_CHECKING:
     from llamatui.app.conversation import Turn
@@ -81,30 +82,23 @@ def contents(saved: Saved, end: str) -> str:
     return chat_export.markdown(SavedChat(saved))
 
 
-def export(saved: Saved, path: Path, *, overwrite: bool = False) -> Path:
+def export(saved: Saved, name: str, *, overwrite: bool = False) -> Path:
     """Writes a document into a file; the end of its name says how.
 
     Raises:
         UsageError: The name ends in none of ENDS, or is taken.
         LlamatuiError: It cannot be written.
     """
+    path = named_path(name)
     end = path.suffix.lower()
     if end not in ENDS:
         raise UsageError(
             f"expected a name that ends in .txt, .md or .json, found {path.name!r}", f"{path}.md"
         )
-    text = contents(saved, end)
     try:
-        # Half a surrogate pair, which a model may say, is no UTF-8.
-        with path.open("w" if overwrite else "x", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.write(text)
+        return write_text(path, contents(saved, end), overwrite=overwrite)
     except FileExistsError:
         raise UsageError(f"{path} is there already", "choose another name, or add --force") from None
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise LlamatuiError(
-            f"{path} cannot be written: {getattr(error, 'strerror', None) or error}", "choose another place"
-        ) from error
-    return path.absolute()
 
 
 def suggested_name(saved: Saved) -> str:

@@ -13,8 +13,11 @@ documents by how often they say "the" would take longer than one wants to wait f
 import re
 import sqlite3
 import unicodedata
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
-from llamatui.app.history.database import writing
+from llamatui.app.history.database import TEXTS, is_damage, writing
 from llamatui.app.history.rows import readable, shown_text
 
 MARKS = "\ue000", "\ue001"  # around what was found; for private use, so in nobody's text
@@ -33,6 +36,8 @@ _UNSPEAKABLE = re.compile("[\0\ud800-\udfff\ue000\ue001\u200b]")
 
 Parts = tuple[tuple[str, bool], ...]
 """A text in pieces; True: that is what was looked for."""
+
+T = TypeVar("T")
 
 
 def to_index(text: str) -> str:
@@ -70,11 +75,38 @@ def snippet(text: str) -> Parts:
     return tuple(parts)
 
 
+def with_index(connection: sqlite3.Connection, use: Callable[[], T]) -> T:
+    """What `use` gives, which needs the index. A damaged one is begun anew: it holds nothing of its own."""
+    try:
+        return use()
+    except sqlite3.DatabaseError as error:
+        if not (is_damage(error) or "fts5" in str(error) or "vtable" in str(error)):
+            raise
+        _begin_anew(connection)
+        return use()
+
+
+def _begin_anew(connection: sqlite3.Connection) -> None:
+    """An empty index, which `refresh` fills. To drop the old one, SQLite would have to read it."""
+    with writing(connection):
+        connection.execute("PRAGMA writable_schema = ON")
+        try:
+            connection.execute("DELETE FROM sqlite_master WHERE name = 'texts' OR name GLOB 'texts_*'")
+        finally:
+            connection.execute("PRAGMA writable_schema = RESET")
+        connection.execute(TEXTS)
+        connection.execute("UPDATE documents SET indexed = -1, place = NULL")
+
+
 def refresh(connection: sqlite3.Connection) -> None:
     """Brings the index up to date, and the numbers of words: writers leave both behind while a text grows.
 
     A document that cannot be read is found by its title.
     """
+    with_index(connection, partial(_refresh, connection))
+
+
+def _refresh(connection: sqlite3.Connection) -> None:
     from llamatui.app.story import count_words
 
     stale = "SELECT id FROM documents WHERE indexed <> revision ORDER BY changed"
@@ -102,12 +134,10 @@ def refresh(connection: sqlite3.Connection) -> None:
             )
 
 
-def remove(connection: sqlite3.Connection, document: int) -> None:
+def remove(connection: sqlite3.Connection, uid: str) -> None:
     """Deletes a document, also from the index."""
-    connection.execute(
-        "DELETE FROM texts WHERE rowid = (SELECT place FROM documents WHERE id = ?)", (document,)
-    )
-    connection.execute("DELETE FROM documents WHERE id = ?", (document,))
+    connection.execute("DELETE FROM texts WHERE rowid = (SELECT place FROM documents WHERE uid = ?)", (uid,))
+    connection.execute("DELETE FROM documents WHERE uid = ?", (uid,))
 
 
 def around(text: str, sought: str) -> Parts:

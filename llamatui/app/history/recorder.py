@@ -23,7 +23,7 @@ from llamatui.app.history.database import (
     same_file,
     writing,
 )
-from llamatui.app.history.fulltext import refresh, remove
+from llamatui.app.history.fulltext import refresh, remove, with_index
 from llamatui.app.history.rows import Row, delete_rows, readable, storable, write_rows
 from llamatui.app.history.snapshot import Change, Document
 from llamatui.errors import HistoryError
@@ -31,6 +31,9 @@ from llamatui.errors import HistoryError
 INTERVAL = 0.3  # seconds between commits
 RETRY = 3.0  # seconds until what failed is tried again
 QUIET = 2.0  # seconds without anything new until the index is brought up to date
+
+COPIED = "changed elsewhere; what is here goes on as a copy"
+KEPT = "deleted elsewhere; what is here is kept, for it goes on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class _Stored:
 
 
 class Recorder:
-    """Saves documents. Its methods are for one thread, the event loop's."""
+    """Saves documents. Its methods are for one thread, the event loop's; `flush` is for others."""
 
     def __init__(
         self,
@@ -87,8 +90,7 @@ class Recorder:
         self._interval = interval
         self._changed = threading.Condition()  # guards what follows
         self._waiting: dict[Document, Change] = {}
-        self._forgotten: set[Document] = set()
-        self._is_writing = False
+        self._batch: dict[Document, Change] = {}  # is being written
         self._hurry = False  # somebody waits for it
         self._closing = False
         self._failures = 0
@@ -97,6 +99,7 @@ class Recorder:
         self._connection: sqlite3.Connection | None = None
         self._file: os.stat_result | None = None
         self._stored: dict[Document, _Stored] = {}
+        self._is_anew = False  # the file that held them is there no more
         self._is_failing = False
 
     def save(self, document: Document, *, partial: str = "", ids: Sequence[int] = ()) -> None:
@@ -109,7 +112,7 @@ class Recorder:
             ids: ... and its ids.
         """
         change = document.look(partial, ids)
-        if change is None or document in self._forgotten:
+        if change is None:
             return
         with self._changed:
             before = self._waiting.get(document)
@@ -118,12 +121,6 @@ class Recorder:
                 self._thread = threading.Thread(target=self._work, name="history", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
-
-    def forget(self, document: Document) -> None:
-        """Writes no more of a document that the user deletes. What is under way ends with `flush`."""
-        with self._changed:
-            self._waiting.pop(document, None)
-            self._forgotten.add(document)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Waits until everything is committed; False if it could not be, or took longer."""
@@ -144,8 +141,14 @@ class Recorder:
         return self._is_idle
 
     @property
+    def unsaved(self) -> list[Document]:
+        """What has changed since it was committed."""
+        with self._changed:
+            return list({**self._batch, **self._waiting})
+
+    @property
     def _is_idle(self) -> bool:
-        return not (self._waiting or self._is_writing)
+        return not (self._waiting or self._batch)
 
     # The writer's thread.
 
@@ -161,104 +164,124 @@ class Recorder:
                         lambda: self._hurry or self._closing, max(due - time.monotonic(), 0)
                     )
                 batch, self._waiting = self._waiting, {}
-                for document in self._forgotten:
-                    self._stored.pop(document, None)
-                closing, self._hurry, self._is_writing = self._closing, False, True
-            problem = self._write(batch) if batch else None
-            is_stale = bool(batch) and problem is None
-            if problem is None and (closing or not fresh) and self._connection is not None:
-                with suppress(*FAILURES):  # only what is searched; the next search tries again
-                    refresh(self._connection)
+                self._batch = batch
+                closing, self._hurry = self._closing, False
+            failed, problem = self._write(batch)
             self._tell(problem)
             with self._changed:
-                self._is_writing = False
-                if problem is not None:
-                    self._failures += 1
-                    for document, change in batch.items():
-                        if document not in self._forgotten:
-                            later = self._waiting.get(document)
-                            self._waiting[document] = change.then(later) if later else change
-                due = time.monotonic() + (self._interval if problem is None else RETRY)
+                for document, change in failed.items():
+                    later = self._waiting.get(document)
+                    self._waiting[document] = change.then(later) if later else change
+                self._batch = {}
+                self._failures += bool(failed)
+                due = time.monotonic() + (RETRY if failed else self._interval)
                 self._changed.notify_all()
-                if closing:
-                    break
+            is_stale = bool(batch) and not failed
+            if not failed and (closing or not fresh) and self._connection is not None:
+                with suppress(Exception):  # only what is searched; the next search tries again
+                    refresh(self._connection)
+            if closing:
+                break
         self._close()
 
     def _tell(self, problem: HistoryError | None) -> None:
-        """Says once that nothing is saved, and once that all is again."""
+        """Says once that something is not saved, and once that all is again."""
         if problem is not None and not self._is_failing:
-            self._told(Notice(f"not saved: {problem.message}", problem.hint, is_problem=True))
+            self._say(Notice(f"not saved: {problem.message}", problem.hint, is_problem=True))
         elif problem is None and self._is_failing:
-            self._told(Notice("everything is saved again"))
+            self._say(Notice("everything is saved again"))
         self._is_failing = problem is not None
 
-    def _write(self, batch: dict[Document, Change]) -> HistoryError | None:
-        """Commits changes, all or none; what is wrong if it could not."""
-        try:
+    def _say(self, notice: Notice) -> None:
+        with suppress(Exception):  # who was to be told may be gone; the words are to be saved
+            self._told(notice)
+
+    def _write(self, batch: dict[Document, Change]) -> tuple[dict[Document, Change], HistoryError | None]:
+        """Commits changes; returns those that could not be, and what is wrong."""
+        failed: dict[Document, Change] = {}
+        problem = None
+        for document, change in batch.items():
             try:
-                self._commit(batch)
+                self._commit(document, change)
+            except Exception as error:  # whatever it is, the others and what comes next are to be saved
+                failed[document] = change
+                problem = error if isinstance(error, HistoryError) else explained(error, self._path)
+        return failed, problem
+
+    def _commit(self, document: Document, change: Change) -> None:
+        """Writes one document. A damaged file that opening does not set aside is set aside all the same."""
+        for is_sure in (False, True):
+            try:
+                self._put(document, change)
             except FAILURES as error:
                 if not is_damage(error):
                     raise
+                damaged = self._file if is_sure else None
                 self._close()
-                self._commit(batch)  # it has been set aside now
-        except HistoryError as error:
-            return error
-        except FAILURES as error:
-            return explained(error, self._path)
-        return None
+                self._open(damaged)
+            else:
+                return
+        self._put(document, change)
 
-    def _commit(self, batch: dict[Document, Change]) -> None:
+    def _put(self, document: Document, change: Change) -> None:
         connection = self._open()
-        written = []
-        with writing(connection):
-            for document, change in batch.items():
-                stored = self._stored.get(document) or _Stored(document.uid, *document.stored)
-                written.append((document, change, *self._put(connection, document, change, stored)))
-        for document, change, stored, is_copy in written:
-            stored.apply(change)
-            self._stored[document] = stored
-            document.uid = stored.uid
-            if is_copy:
-                title = change.columns["title"]
-                self._told(Notice(f"“{title}” was changed elsewhere; what is here goes on as a copy"))
+        before = self._stored.get(document) or _Stored(document.uid, *document.stored)
 
-    def _open(self) -> sqlite3.Connection:
+        def write() -> tuple[_Stored, str]:
+            with writing(connection):
+                return self._put_into(connection, document, change, before)
+
+        stored, happened = with_index(connection, write)
+        stored.apply(change)
+        self._stored[document] = stored
+        document.uid = stored.uid
+        if happened:
+            self._say(Notice(f"“{change.columns['title']}” was {happened}"))
+
+    def _open(self, damaged: os.stat_result | None = None) -> sqlite3.Connection:
         """The connection, to the file that is there now: another process may have set the old one aside."""
         if self._file is not None and not same_file(self._file, self._path):
             self._close()
+            self._is_anew = True
         if self._connection is None:
-            self._connection = open_database(
-                self._path, lambda message: self._told(Notice(message)), check=True
-            )
+            self._connection = open_database(self._path, self._begin_anew, check=True, damaged=damaged)
             self._file = self._path.stat()
         return self._connection
+
+    def _begin_anew(self, message: str) -> None:
+        self._is_anew = True
+        self._say(Notice(message))
 
     def _close(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = self._file = None
 
-    def _put(
+    def _put_into(
         self, connection: sqlite3.Connection, document: Document, change: Change, stored: _Stored
-    ) -> tuple[_Stored, bool]:
+    ) -> tuple[_Stored, str]:
         """Writes one document: what is new where nobody else has changed it, else all of it.
 
+        What was deleted elsewhere comes back with new words only.
+
         Returns:
-            What is stored then, but for the rows of `change`; and whether that is a copy.
+            What is stored then, but for the rows of `change`; and what happened to it elsewhere.
         """
         found = connection.execute(
             "SELECT id, revision, title FROM documents WHERE uid = ?", (stored.uid,)
         ).fetchone()
         is_copy = found is not None and found[1] != stored.revision
+        is_deleted = found is None and stored.revision > 0 and not self._is_anew
         columns = {name: storable(value) for name, value in change.columns.items()}
         if is_copy:
             stored = replace(stored, uid=uuid.uuid4().hex)
             columns["title"] = storable(f"{readable(found[2])} (copy)")
         if None in change.rows.values() and not stored.after(change):
             if found is not None and not is_copy:
-                remove(connection, found[0])
-            return replace(stored, revision=0), False
+                remove(connection, stored.uid)
+            return replace(stored, revision=0), ""
+        if is_deleted and not change.touches:
+            return stored, ""
         now = time.time()
         if found is None or is_copy:
             values = {
@@ -272,7 +295,8 @@ class Recorder:
             ).lastrowid
             assert number is not None
             write_rows(connection, number, document.kind, stored.after(change))
-            return replace(stored, revision=1), is_copy
+            happened = COPIED if is_copy else KEPT if is_deleted else ""
+            return replace(stored, revision=1), happened
         number, title = found[0], columns.pop("title")
         connection.execute(
             f"""UPDATE documents SET title = CASE WHEN named THEN title ELSE ? END, revision = revision + 1,
@@ -283,4 +307,4 @@ class Recorder:
         if change.whole:
             delete_rows(connection, number, document.kind)
         write_rows(connection, number, document.kind, change.rows)
-        return replace(stored, revision=stored.revision + 1), False
+        return replace(stored, revision=stored.revision + 1), ""

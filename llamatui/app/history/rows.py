@@ -59,7 +59,8 @@ def write_rows(
     gone = [(document, number) for number, row in rows.items() if row is None]
     connection.executemany(f"DELETE FROM {table} WHERE document = ? AND number = ?", gone)
     connection.executemany(
-        f"INSERT OR REPLACE INTO {table} VALUES (?, ?{', ?' * len(columns)})",
+        f"""INSERT OR REPLACE INTO {table} (document, number, {", ".join(columns)})
+        VALUES (?, ?{", ?" * len(columns)})""",
         ((document, number, *map(storable, row)) for number, row in rows.items() if row is not None),
     )
 

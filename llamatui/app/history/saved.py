@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, cast
 
+from llamatui.app.history.draft import Draft
 from llamatui.app.history.rows import Kind, Row, TokenRow, TurnRow, read_rows, readable, text_of
 from llamatui.app.sampling import Sampling
 from llamatui.errors import HistoryError, LlamatuiError
@@ -85,6 +86,7 @@ class Saved:
     tokenizer: str
     backend: str
     sampling: Sampling
+    draft: Draft
     context: int | None
     overflow: "OverflowPolicy"
     memory: str
@@ -152,7 +154,7 @@ class Saved:
         Raises:
             ModelError: A chat, and the model has no chat format.
         """
-        from llamatui.app.conversation import Conversation
+        from llamatui.app.conversation import Conversation, Turn
         from llamatui.app.history.snapshot import Document
         from llamatui.app.story import Story
 
@@ -174,6 +176,7 @@ class Saved:
                 content.system = self.system
         document = Document(content, self.sampling, sha256)
         document.uid, document.created = self.entry.uid, self.entry.created
+        document.draft = self.draft
         document.stored = self.revision, dict(self.rows)
         if is_same:
             content.forgotten = self.forgotten
@@ -186,6 +189,8 @@ class Saved:
         elif self.partial is not None:
             says = is_same and decodes(model, self.partial.ids, self.partial.text)
             self.complete(content.tree, self.partial.ids if says else None)
+        elif isinstance(content.tree.end, Turn) and content.tree.end.message.role == "user":
+            content.tree.follow(content.tree.end)  # another answer did not come: the one before is there
         return document
 
     def complete(self, tree: "Tree[Turn]", ids: tuple[int, ...] | None = None) -> None:
@@ -261,7 +266,8 @@ def read_saved(connection: sqlite3.Connection, uid: str) -> Saved:
             return _saved(entry, row, list(read_rows(connection, row[0], entry.kind)))
         except (ValueError, KeyError, TypeError, RecursionError, LlamatuiError) as error:
             raise HistoryError(
-                f"“{entry.title}” ({uid[:8]}) is damaged in the history: {error}", "the others can be opened"
+                f"“{entry.title}” ({uid[:8]}) is damaged in the history: {error!s:.99}",
+                "the others can be opened",
             ) from error
     finally:
         connection.execute("COMMIT")
@@ -272,7 +278,9 @@ def _saved(entry: Entry, row: tuple[Any, ...], table: list[tuple[Any, ...]]) -> 
     rows: dict[int, Row] = {}
     children: dict[int, int] = {0: 0}
     for number, *values in table:
-        rows[number] = _token(values) if entry.kind == "story" else _turn(values, rows)
+        rows[_whole(number, range(1, 1 << 31))] = (
+            _token(values) if entry.kind == "story" else _turn(values, rows)
+        )
         children[rows[number][0]] += 1  # the parent is known: it has a smaller number
         children[number] = 0
     end = _whole(state["end"], children)
@@ -291,6 +299,7 @@ def _saved(entry: Entry, row: tuple[Any, ...], table: list[tuple[Any, ...]]) -> 
         tokenizer=text_of(row[4]),
         backend=text_of(settings["backend"]),
         sampling=_sampling(settings["sampling"]),
+        draft=_draft(settings.get("draft", {})),
         context=None if settings["context"] is None else max(_whole(settings["context"]), 2),
         overflow=_overflow(settings.get("overflow", "stop")),
         memory=text_of(settings.get("memory", "")),
@@ -360,6 +369,14 @@ def _sampling(values: Any) -> Sampling:
             raise ValueError(f"{field.name} is {value!r:.20}")
         known[field.name] = value
     return Sampling(**known)
+
+
+def _draft(values: Any) -> Draft:
+    if not isinstance(values, dict):
+        raise ValueError("expected an object of what was typed")
+    known = {name: values[name] for name in ("typed", "page", "memory", "note", "system") if name in values}
+    edits = tuple((_whole(index), text_of(text)) for index, text in values.get("edits", ()))
+    return Draft(**{name: text_of(text) for name, text in known.items()}, edits=edits)
 
 
 def _overflow(value: Any) -> "OverflowPolicy":

@@ -14,6 +14,7 @@ from itertools import takewhile
 from typing import Any
 
 from llamatui.app.conversation import Conversation, Turn
+from llamatui.app.history.draft import Draft
 from llamatui.app.history.rows import Kind, Row
 from llamatui.app.sampling import Sampling
 from llamatui.app.story import Story, Token
@@ -21,6 +22,8 @@ from llamatui.app.tree import Node, Tree
 from llamatui.tokenizers.chat_formats import Message
 
 LONGEST_TITLE = 60
+
+Said = bool | tuple[Message, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Document:
         content: Told to another model, another object takes its place.
         sampling: What the room's panel says.
         sha256: Of the model file; "" as long as nobody knows.
+        draft: What was typed beside it.
         uid: Its name in the history; a new one where another process wrote to the same document.
         stored: What the history held when this was opened from it: revision and rows.
     """
@@ -64,6 +68,7 @@ class Document:
         self.content = content
         self.sampling = sampling
         self.sha256 = sha256
+        self.draft = Draft()
         self.uid = uuid.uuid4().hex
         self.created = time.time()
         self.stored: tuple[int, dict[int, Row]] = (0, {})
@@ -71,7 +76,7 @@ class Document:
         self._edits = -1
         self._numbers: dict[Node, int] = {}
         self._next = 1
-        self._said: dict[Node, tuple[()] | tuple[Message, bool]] = {}  # a turn's words may be replaced
+        self._said: dict[Node, Said] = {}
         self._chosen: dict[int, int] = {}  # child that is shown, of nodes with several
         self._places: dict[str, Any] = {}
         self._seen: tuple[dict[str, Any], dict[str, Any]] = ({}, {})  # settings and state
@@ -86,7 +91,7 @@ class Document:
         self._tree = self.content.tree
         self._numbers = numbers
         self._next = max(numbers.values()) + 1
-        self._said = {node: (node.message, node.stopped) for node in numbers if isinstance(node, Turn)}
+        self._said = {node: _said(node) for node in numbers}
         self.look()
 
     def adopt_other(self) -> None:
@@ -133,16 +138,16 @@ class Document:
             alive = {tree.root, *nodes}
             for node in [node for node in numbers if node not in alive]:
                 rows[numbers.pop(node)] = None
+                del self._said[node]
             self._chosen.clear()
         for node in nodes:
-            said = (node.message, node.stopped) if isinstance(node, Turn) else ()
+            said = _said(node)
             if node not in numbers:
                 numbers[node] = self._next
                 self._next += 1
-            elif self._said.get(node, ()) == said:
+            elif self._said[node] == said:
                 continue
-            if said:
-                self._said[node] = said
+            self._said[node] = said
             rows[numbers[node]] = _row(node, numbers)
         for parent in [node.parent for node in nodes if node.parent is not None]:
             if len(parent.children) > 1:
@@ -157,6 +162,8 @@ class Document:
     def _settings(self) -> dict[str, Any]:
         content = self.content
         settings: dict[str, Any] = {"sampling": asdict(self.sampling), "context": content.context}
+        if draft := self.draft.as_json():
+            settings["draft"] = draft
         if isinstance(content, Story):
             return settings | {"overflow": content.overflow, "memory": content.memory, "note": content.note}
         return settings | {"system": content.system, "chat_format": content.format.name}
@@ -179,9 +186,9 @@ class Document:
         return {
             "title": self._title(),
             "model": model.name,
-            "model_path": str(model.path),
+            "model_path": str(model.path.absolute()),
             "model_sha256": self.sha256,
-            "tokenizer": str(model.tokenizer_path),
+            "tokenizer": str(model.tokenizer_path.absolute()),
             # The backend changes by itself, so it is no reason to write.
             "settings": json.dumps({**settings, "backend": model.backend.name}),
             "state": json.dumps(state),
@@ -205,6 +212,11 @@ def _shown_last(tree: Tree[Any]) -> Iterator[Any]:
     node = tree.root
     while node.children:
         yield (node := node.children[node.chosen])
+
+
+def _said(node: Node) -> Said:
+    """What of a node may change."""
+    return (node.message, node.stopped) if isinstance(node, Turn) else isinstance(node, Token) and node.begins
 
 
 def _row(node: Node, numbers: dict[Node, int]) -> Row:

@@ -5,7 +5,9 @@
     runner.py     the inference thread
     errands.py    what takes long beside it: opening a model, making another backend
     keys.py       every binding by its id, and what config.toml makes of it
-    keeping.py    what the rooms keep: the history, and KV caches on disk
+    keeping.py    what the rooms keep: their documents, in the history
+    caches.py     KV caches on disk, and the hashes of the models that computed them
+    rescue.py     a file for what the history could not take
     room.py       what both rooms share: bars, sampling panel, stopping, draining the thread
     story_room.py, chat_room.py
     page.py, flow.py, ...   widgets, and what they draw
@@ -24,12 +26,12 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from llamatui.app.tui.launch import Launch, RoomName
+from llamatui.app.tui.launch import LEAVING, Launch, RoomName
 
 if TYPE_CHECKING:
     from llamatui.app.tui.app import LlamaApp
 
-GRACE = 3.0  # seconds
+GRACE = LEAVING + 3.0  # seconds from a signal until the process ends in any case
 
 __all__ = ["Launch", "RoomName", "run_app"]
 
@@ -44,7 +46,9 @@ def run_app(room: RoomName, options: Launch) -> int:
     codes = leave_on_signal(app)
     app.run()
     if app.keeping.unsaved:
-        print("llamatui: the last words could not be saved in the history", file=sys.stderr)
+        where = f"they are in {app.keeping.rescued}" if app.keeping.rescued else "they are lost"
+        print(f"llamatui: the last words could not be saved in the history; {where}", file=sys.stderr)
+        return 1
     return codes[0] if codes else app.return_code or 0
 
 

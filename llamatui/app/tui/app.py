@@ -27,6 +27,8 @@ from llamatui.app.tui.themes import CONTRAST, DARK, LIGHT, NAMES, PLAIN, few_col
 from llamatui.errors import LlamatuiError, TokenizerMissingError, UsageError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from llamatui.app.model import LoadedModel
     from llamatui.app.shelf import Shelved
 
@@ -69,6 +71,7 @@ class LlamaApp(App[None]):
         self._coming: LoadedModel | None = None  # is ready, and the room is not
         self._watch: Timer | None = None  # while a faster engine is on its way
         self._wanted = options.document  # of the history, as soon as there is a model
+        self._reopened: DocumentReady | None = None  # is ready, and the room is not
         self._exit_code = 0
         for name in get_args(RoomName):
             # The prompt is for the room that was asked for.
@@ -108,7 +111,7 @@ class LlamaApp(App[None]):
         self.errands.submit(errand)
 
     def _call_off(self) -> None:
-        self._coming = None
+        self._coming = self._reopened = None
         if self._errand is not None:
             self._errand.cancel()
             self._done(self._errand)
@@ -199,23 +202,26 @@ class LlamaApp(App[None]):
         model = self.room.model
         self._wanted = "" if model else uid
         if model is not None:
-            self.keeping.flush()
-            sha256 = self.keeping.sha256(model)
-            self._begin(Reopening(self, self.errands, self.room.NAME, uid, model, sha256))
+            self._begin(Reopening(self, self.errands, self.room.NAME, uid, model, self.keeping))
 
     async def on_document_ready(self, message: DocumentReady) -> None:
         if self._done(message.errand):
-            await self._put(message)
+            self._reopened = message
+            await self._put()
 
-    async def _put(self, message: DocumentReady) -> None:
+    async def _put(self) -> None:
+        message = self._reopened
+        if message is None:
+            return
         assert isinstance(message.errand, Reopening)
-        room = self.room
-        if self._is_leaving or message.errand.kind != room.NAME:
+        # A room that is entered for the first time has no widgets yet, either.
+        away = self._is_leaving or self._is_away or message.errand.kind != self.room.NAME
+        if away or self.room.busy:
+            if not away:
+                self.room.stop()
+            self.set_timer(1 / CHECKS_PER_SECOND, self._put)
             return
-        if room.busy or self._is_away:
-            room.stop()
-            self.set_timer(1 / CHECKS_PER_SECOND, partial(self._put, message))
-            return
+        self._reopened, room = None, self.room
         try:
             await self.keeping.put(room, message.document)
         except LlamatuiError as error:
@@ -231,7 +237,9 @@ class LlamaApp(App[None]):
     def action_history(self) -> None:
         """Older stories or chats: one of them can be opened."""
         if self.screen is self.room:
-            self.keeping.show_history(self.room, self.reopen)
+            self.run_worker(
+                self.keeping.show_history(self.room, self.reopen), group="history", exclusive=True
+            )
 
     def _watch_engine(self) -> None:
         """Shows the engine that was on its way as soon as it is there, and says why nothing faster runs."""
@@ -287,6 +295,14 @@ class LlamaApp(App[None]):
 
     async def action_quit(self) -> None:
         self.exit(return_code=self._exit_code)
+
+    def exit(
+        self, result: None = None, return_code: int = 0, message: "RenderableType | None" = None
+    ) -> None:
+        if not self._is_leaving:  # then the widgets are there still, with the last key that was typed
+            for room in self.keeping.rooms:
+                self.keeping.save(room)
+        super().exit(result, return_code, message)
 
     def action_pick_model(self, name: str = "") -> None:
         """Opens the model of that name or path; without one, shows what there is."""

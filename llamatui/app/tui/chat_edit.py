@@ -2,10 +2,13 @@
 
 from typing import TYPE_CHECKING
 
+from llamatui.app.history.draft import Draft
 from llamatui.app.tui.composer import Composer
 from llamatui.app.tui.flow import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llamatui.app.conversation import Turn
 
 
@@ -21,6 +24,19 @@ class MessageEdit:
         self._composer = composer
         self._draft = ""
         self._left: dict[Turn, str] = {}
+
+    def draft(self, path: "Sequence[Turn]") -> Draft:
+        """What was typed, and which turns of a path were changed, and not sent."""
+        typed, left = "" if self._composer.is_command else self._composer.text, self._left
+        if self.turn is not None:
+            typed, left = self._draft, left | {self.turn: typed}
+        changed = [(index, left[turn]) for index, turn in enumerate(path) if turn in left]
+        return Draft(typed, edits=tuple((i, text) for i, text in changed if text not in ("", shown(path[i]))))
+
+    def take(self, path: "Sequence[Turn]", draft: Draft) -> None:
+        """Puts back what `draft` gave."""
+        self._composer.put(draft.typed)
+        self._left |= {path[index]: words for index, words in draft.edits if index < len(path)}
 
     def begin(self, turn: "Turn") -> None:
         """Another one is left for it."""

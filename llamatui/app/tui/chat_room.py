@@ -1,12 +1,14 @@
 """The chat room: questions and answers."""
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar, cast
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
+from llamatui.app.history.draft import Draft
 from llamatui.app.tui.answer_markdown import code_blocks
 from llamatui.app.tui.bars import Status
 from llamatui.app.tui.chat_commands import COMMANDS, ChatCommands
@@ -71,7 +73,7 @@ A slash begins a command, two are just a slash:
     conversation: "Conversation | None" = None
     _growing: Item | None = None  # the answer that is being given
     _copied: tuple[Item, int] | None = None  # the code block that was copied last
-    _unsaved_system: str | None = None  # typed, but not saved
+    _unsaved_system = ""  # typed, but not saved
 
     def __init__(self, options: Launch, runner: Runner, keeping: Keeping) -> None:
         super().__init__(options, runner, keeping)
@@ -95,8 +97,17 @@ A slash begins a command, two are just a slash:
         return self.conversation
 
     async def put(self, content: "Conversation") -> None:
-        self.conversation, self._unsaved_system = content, None
+        self.conversation = content
         await self._show_end()
+
+    def draft(self) -> Draft:
+        assert self.conversation is not None
+        return replace(self._edit.draft(self.conversation.tree.path), system=self._unsaved_system)
+
+    def take_draft(self, draft: Draft) -> None:
+        assert self.conversation is not None
+        self._unsaved_system = draft.system
+        self._edit.take(self.conversation.tree.path, draft)
 
     def partial(self) -> tuple[str, list[int]]:
         pieces = self.run.complete_pieces() if self.run else []
@@ -156,25 +167,28 @@ A slash begins a command, two are just a slash:
             self._waiting = "\n".join(filter(None, (self._waiting, text)))
             self.announce("asked as soon as the model is open")
             return
-        if self.busy:
+        if self.busy or not await self._answer(lambda it: it.ask(text)):
             self.composer.give_back(text)
-            return
-        self.conversation.ask(text)
-        await self._answer()
 
-    async def _answer(self, *, more: bool = False) -> None:
-        """Lets the model speak: a new answer, or more of the last one."""
+    async def _answer(self, change: "Callable[[Conversation], object]") -> bool:
+        """Lets the model speak after a change: a new answer, or more of the last one; False if it cannot."""
         from llamatui.app.engine import Limits
 
         conversation = self.conversation
         assert conversation is not None
+        try:
+            change(conversation)
+        except LlamatuiError as error:
+            self.tell(error)
+            return False
         with self.changing():
-            self._growing = None if more else Item("assistant", "")
+            self._growing = None if conversation.growing else Item("assistant", "")
             self.transcript.following = True
             await self.show()
             self._growing = self._growing or self.transcript.last_turn()
             limits = Limits(overflow=self.overflow)
             self.generate(lambda sampling: start(conversation, sampling, limits))
+        return True
 
     async def show(self) -> None:
         """Brings the screen to where the conversation is."""
@@ -324,38 +338,29 @@ A slash begins a command, two are just a slash:
         if shown(turn) == text:
             self.notify("It is as it was.")
             return
-        self.conversation.edit(self.conversation.tree.path.index(turn), text)
+        index = self.conversation.tree.path.index(turn)
         if turn.message.role == "user":
-            await self._answer()
+            await self._answer(lambda it: it.edit(index, text))
         else:
+            self.conversation.edit(index, text)
             await self.show()
 
     async def action_retry_message(self) -> None:
         """Another answer in the place of this one, or to this question."""
-        item, conversation = self.message, self.conversation
-        if item is None or item.turn is None or conversation is None:
-            return
-        index = self._index(item)
-        answer = index if item.kind == "assistant" else index + 1
-        if answer >= len(conversation.turns):
-            return
-        self.home.focus()
-        conversation.regenerate(answer)
-        await self._answer()
+        item = self.message
+        if item and item.turn:
+            index = self._index(item) + (item.kind == "user")
+            self.home.focus()
+            await self._answer(lambda it: it.regenerate(index))
 
     async def action_regenerate(self) -> None:
-        if self.busy or self.conversation is None or not self.conversation.turns:
-            return
-        self.conversation.regenerate()
-        await self._answer()
+        if not self.busy and self.conversation is not None:
+            await self._answer(lambda it: it.regenerate())
 
     async def action_resume(self) -> None:
         """The last answer goes on."""
-        conversation = self.conversation
-        if self.busy or conversation is None or not conversation.turns:
-            return
-        conversation.resume()
-        await self._answer(more=True)
+        if not self.busy and self.conversation is not None:
+            await self._answer(lambda it: it.resume())
 
     async def action_flip(self, step: int) -> None:
         if self.message is not None:
@@ -384,9 +389,7 @@ A slash begins a command, two are just a slash:
         tree = self.conversation.tree
         if tree.undo() if way == "undo" else tree.redo():
             await self._show_end()
-        elif other := self.keeping.turn(self, step):
-            await self.put(cast("Conversation", other))
-        else:
+        elif not await self.keeping.turn(self, step):
             self.notify(f"There is nothing to {way}.")
 
     async def _show_end(self) -> None:
@@ -427,12 +430,12 @@ A slash begins a command, two are just a slash:
         if self.busy or self.conversation is None:
             return
 
-        def left(typed: str | None) -> None:
-            self._unsaved_system = typed
+        def typed(text: str) -> None:
+            self._unsaved_system = text
+            self.save()
 
         saved = self.conversation.system
-        shown = saved if self._unsaved_system is None else self._unsaved_system
-        self.app.push_screen(SystemDialog(saved, shown, self.set_system), left)
+        self.app.push_screen(SystemDialog(saved, self._unsaved_system or saved, self.set_system, typed))
 
     def set_system(self, text: str) -> None:
         assert self.conversation is not None
@@ -448,9 +451,7 @@ A slash begins a command, two are just a slash:
     async def action_new(self) -> None:
         if self.busy or self.conversation is None or not self.conversation.turns:
             return
-        fresh = self.conversation.blank()
-        self.keeping.begin(self, fresh)
-        await self.put(fresh)
+        await self.keeping.begin(self, self.conversation.blank())
         self.query_one(Status).say("ready · /undo brings the chat back")
 
     def action_home(self) -> None:

@@ -16,6 +16,7 @@ from llamatui.app.tui.runner import Closing, Runner
 
 if TYPE_CHECKING:
     from llamatui.app.model import LoadedModel
+    from llamatui.app.tui.keeping import Keeping
 
 
 class Errand:
@@ -83,7 +84,7 @@ class Loading(Errand):
 
         if options.history:
             import llamatui.app.history.recorder
-            import llamatui.app.kv_store  # noqa: F401
+            import llamatui.app.tui.caches  # noqa: F401
 
         model = load_model(
             options.model,
@@ -117,22 +118,29 @@ class Reopening(Errand):
     what = "reopening"
 
     def __init__(
-        self, app: App[None], runner: Runner, kind: RoomName, uid: str, model: "LoadedModel", sha256: str
+        self,
+        app: App[None],
+        runner: Runner,
+        kind: RoomName,
+        uid: str,
+        model: "LoadedModel",
+        keeping: "Keeping",
     ) -> None:
         super().__init__(app, runner)
         self.kind = kind
-        self._uid, self._model, self._sha256 = uid, model, sha256
+        self._uid, self._model, self._keeping = uid, model, keeping
 
     def run(self) -> Message:
         from llamatui.app.history.collection import Library
 
         self.tell("reading the history")
+        self._keeping.flush()
         library = Library()
         try:
             saved = library.load(self._uid)
         finally:
             library.close()
-        document = saved.restore(self._model, self._sha256)
+        document = saved.restore(self._model, self._keeping.known_sha256(self._model))
         return DocumentReady(self, document, saved.entry.model, saved.model_sha256)
 
 

@@ -290,7 +290,13 @@ A title that you give stays; an empty one follows the text again. What you pin s
             entries = self._list.entries
             place = entries.index(entry)
             beside = [*entries[place + 1 : place + 2], *entries[place - 1 : place]]
-            self._change(lambda: self._library.remove(entry.uid), beside[0].uid if beside else None)
+            self._change(lambda: self._delete(entry.uid), beside[0].uid if beside else None)
+
+    def _delete(self, uid: str) -> None:
+        from llamatui.app.kv_store import KVStore
+
+        self._library.remove(uid)
+        KVStore().clear()  # what models have read of it
 
     @on(HistoryList.Moved)
     def _moved(self) -> None:

@@ -6,15 +6,15 @@ They share one session, so that only one KV cache is held for each room.
 Nothing here is imported before the first paint but this module itself: see `Keeping.opened`.
 """
 
+import asyncio
 import threading
+import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Union
 
 from llamatui.app.tui.flow import printable
-from llamatui.app.tui.launch import Launch
+from llamatui.app.tui.launch import LEAVING, Launch
 from llamatui.app.tui.runner import Runner
 from llamatui.app.tui.sampling_panel import SamplingPanel
 
@@ -25,23 +25,26 @@ if TYPE_CHECKING:
     from llamatui.app.engine import Generation, Session
     from llamatui.app.history.recorder import Notice, Recorder
     from llamatui.app.history.snapshot import Document
-    from llamatui.app.kv_store import KVStore
     from llamatui.app.model import LoadedModel
     from llamatui.app.sampling import Sampling
     from llamatui.app.story import Story
     from llamatui.app.tree import Place
     from llamatui.app.tui.app import LlamaApp
+    from llamatui.app.tui.caches import Caches
     from llamatui.app.tui.room import Room
 
 Content = Union["Story", "Conversation"]
 Start = Callable[["Sampling"], "Generation"]
 
-PATIENCE = 2.0  # seconds that leaving waits for each: the model's last token, the history, a KV cache
+PATIENCE = 2.0  # seconds that reading waits for what is being written
+SETTLING = 2.0  # seconds of LEAVING that the model's last token may take
 LARGEST = 1_000_000_000  # bytes of a KV cache that is still written when the app is left: about a second
 
 
 @dataclass
 class Shelf:
+    """The documents of a room: the one that is shown, and what undo and redo reach from a blank page."""
+
     document: "Document"
     earlier: list["Document"] = field(default_factory=list)
     later: "list[tuple[Document, Place]]" = field(default_factory=list)
@@ -51,22 +54,24 @@ class Shelf:
 
 
 class Keeping:
-    """Attributes:
-    unsaved: Whether something was left that could not be saved.
+    """Between the rooms and the disk: knows which documents each room has, and has them saved.
+
+    Attributes:
+        unsaved: Whether something was left that could not be saved ...
+        rescued: ... and the file that its text is in instead, if there was anything to write, and a place.
     """
 
     def __init__(self, app: "LlamaApp", runner: Runner, options: Launch) -> None:
         """`runner`: the inference thread."""
         self._app = app
         self._runner = runner
-        self._hasher = Runner("hashing", self._failed)
         self._options = options
         self._shelves: dict[Room, Shelf] = {}
         self._recorder: Recorder | None = None
-        self._store: KVStore | None = None
-        self._told: set[str] = set()  # problems of the store
-        self._sha256: dict[Path, str] = {}
+        self._caches: Caches | None = None
+        self._showing: Room | None = None  # has its document, and not yet what was typed beside it
         self.unsaved = False
+        self.rescued: Path | None = None
 
     # The history.
 
@@ -81,20 +86,19 @@ class Keeping:
         else:
             self._shelves[room] = Shelf(Document(content, room.sampling))
         if self._options.history:
-            self._begin()
-            self._hash(content.model)
+            self._begin().learn(content.model)
         self.save(room)
 
-    def _begin(self) -> None:
-        if self._recorder is not None:
-            return
-        from llamatui.app.history.recorder import Recorder
-        from llamatui.app.kv_store import KVStore
+    def _begin(self) -> "Caches":
+        """There are no caches without a history: they would hold what was written."""
+        if self._caches is None:
+            from llamatui.app.history.recorder import Recorder
+            from llamatui.app.tui.caches import Caches
 
-        self._recorder = Recorder(told=lambda notice: self._app.call_later(self._say, notice))
-        # What is read is what was written: without a history it is not kept either.
-        if self._options.kv_cache_mb > 0:
-            self._store = KVStore(limit_bytes=self._options.kv_cache_mb * 10**6)
+            self._recorder = Recorder(told=lambda notice: self._app.call_later(self._say, notice))
+            limit = self._options.kv_cache_mb * 10**6
+            self._caches = Caches(self._runner, limit, lambda text: self._app.call_later(self._tell, text))
+        return self._caches
 
     def _say(self, notice: "Notice") -> None:
         self._app.notify(
@@ -103,41 +107,50 @@ class Keeping:
             timeout=12 if notice.is_problem else 6, markup=False,
         )  # fmt: skip
 
-    def _failed(self, error: Exception) -> None:
-        """Called on the thread that reads model files."""
-        self._app.call_later(self._tell, f"The model file cannot be read: {error}")
-
     def _tell(self, problem: str) -> None:
         self._app.notify(printable(problem), title="KV cache", severity="warning", markup=False)
 
-    def save(self, room: "Room") -> None:
-        """Notes what is new in a room; to be called after each change, and with each frame."""
+    def save(self, room: "Room", *, typed: bool = True) -> None:
+        """Notes what is new in a room; to be called after each change, and with each frame.
+
+        Args:
+            typed: Whether to ask what was typed, too: not while a text grows, nor when the widgets are gone.
+        """
         shelf = self._shelves.get(room)
-        if shelf is None or self._recorder is None:
+        if shelf is None:
             return
         document = shelf.document
         document.content = content_of(room)
         document.sampling = room.sampling
         document.sha256 = self.sha256(document.content.model)
-        text, ids = room.partial()
-        self._recorder.save(document, partial=text, ids=ids)
+        if typed and room is not self._showing:
+            document.draft = room.draft()
+        if self._recorder is not None:
+            text, ids = room.partial()
+            self._recorder.save(document, partial=text, ids=ids)
+
+    @property
+    def rooms(self) -> "list[Room]":
+        """Those that have a document."""
+        return list(self._shelves)
 
     def flush(self) -> None:
-        """What comes next reads what was written."""
+        """What comes next reads what was written. Not for the event loop."""
         if self._recorder is not None:
             self._recorder.flush(PATIENCE)
 
-    def show_history(self, room: "Room", chosen: Callable[[str], object]) -> None:
+    async def show_history(self, room: "Room", chosen: Callable[[str], object]) -> None:
         """`chosen` is called with the uid of what is to be opened."""
         if not self._options.history:
             self._app.notify("The history is off: see the setting `history`.")
             return
         from llamatui.app.history.collection import Library
-        from llamatui.app.history.recorder import Notice
         from llamatui.app.tui.history_drawer import HistoryDrawer
 
-        self.flush()
-        library = Library(told=lambda message: self._app.call_later(self._say, Notice(message)))
+        await asyncio.to_thread(self.flush)
+        if self._app.screen is not room:
+            return
+        library = Library()
         shelf = self._shelves.get(room)
         current = shelf.document.uid if shelf else None
 
@@ -150,16 +163,18 @@ class Keeping:
 
     # The shelf.
 
-    def begin(self, room: "Room", content: Content) -> None:
+    async def begin(self, room: "Room", content: Content) -> None:
         """A blank page takes the place of the text, which undo brings back from there."""
         from llamatui.app.history.snapshot import Document
 
         self.leave(room)
         shelf = self._shelves[room]
-        self._share(shelf.document, content)
-        shelf.earlier.append(shelf.document)
+        left = shelf.document
+        self._share(left, content)
+        shelf.earlier.append(left)
         shelf.later.clear()
         shelf.document = Document(content, room.sampling)
+        await self._show(room, left)
 
     def can_turn(self, room: "Room", step: int) -> bool:
         """Whether undo (-1) or redo (1) leads to another text."""
@@ -171,10 +186,10 @@ class Keeping:
             return bool(shelf.earlier) and not tree.path and not tree.can_undo
         return bool(shelf.later) and not tree.can_redo and tree.here == shelf.later[-1][1]
 
-    def turn(self, room: "Room", step: int) -> Content | None:
-        """The text that undo (-1) or redo (1) leads to, which is the room's from now on."""
+    async def turn(self, room: "Room", step: int) -> bool:
+        """Shows the text that undo (-1) or redo (1) leads to, if there is one."""
         if not self.can_turn(room, step):
-            return None
+            return False
         self.leave(room)
         shelf = self._shelves[room]
         left = shelf.document
@@ -188,7 +203,8 @@ class Keeping:
         self._share(left, content)
         shelf.document.content = content
         shelf.is_cold = True
-        return content
+        await self._show(room, left)
+        return True
 
     async def put(self, room: "Room", document: "Document") -> None:
         """Shows what was taken out of the history.
@@ -198,14 +214,35 @@ class Keeping:
         """
         content = self._told_to(document.content, room)
         self.leave(room)
-        for left in self._all(self._shelves[room]):
+        shelf = self._shelves[room]
+        for left in self._all(shelf):
             left.content.session = content.session  # the recorder knows them still: no second KV cache
         document.content = content
         self._shelves[room] = Shelf(document)
+        await self._show(room, shelf.document)
+
+    async def _show(self, room: "Room", left: "Document") -> None:
+        """Brings the room to its document. What was typed beside a blank page goes along."""
+        document = self._shelves[room].document
+        content, draft = document.content, document.draft
+        if not (left.content.tree.root.children and content.tree.root.children):
+            words = dict.fromkeys(filter(None, (draft.typed, left.draft.typed)))
+            draft = replace(draft, typed="\n".join(words))
+            left.draft = replace(left.draft, typed="")
+            if self._recorder is not None:
+                self._recorder.save(left)
         panel = room.query_one(SamplingPanel)
+        is_other = panel.sampling != document.sampling
         room.sampling = panel.sampling = document.sampling
-        await panel.recompose()
-        await room.put(content)
+        self._showing = room
+        try:
+            await room.put(content)  # before any other wait: what is saved meanwhile is what the room has
+            room.take_draft(draft)
+        finally:
+            self._showing = None
+        self.save(room)
+        if is_other:
+            await panel.recompose()
 
     @staticmethod
     def _all(shelf: Shelf) -> "list[Document]":
@@ -226,111 +263,80 @@ class Keeping:
     # KV caches.
 
     def sha256(self, model: "LoadedModel") -> str:
-        """Of its file; "" as long as nobody knows."""
-        return self._sha256.get(model.path, "")
+        """Of the weights; "" as long as nobody knows."""
+        return self._caches.sha256(model) if self._caches else ""
 
-    def _hash(self, model: "LoadedModel") -> None:
-        from llamatui.app.file_hash import file_sha256, known_sha256
-
-        path = model.path
-        if path in self._sha256:
-            return
-
-        def compute() -> None:
-            self._sha256[path] = file_sha256(path, self._hasher.check)
-
-        with suppress(OSError):  # it is in memory, and may be gone from the disk
-            if known := known_sha256(path):
-                self._sha256[path] = known
-            else:
-                self._hasher.submit(compute)
+    def known_sha256(self, model: "LoadedModel") -> str:
+        """The same, and looks whether the disk knows. Not for the event loop."""
+        return self._caches.known(model) if self._caches else ""
 
     def starting(self, room: "Room", start: Start) -> Start:
         """`start`, which first takes from disk what is kept of what it reads. For the inference thread."""
-        shelf, store = self._shelves.get(room), self._store
-        if shelf is None or store is None or not shelf.is_cold:
+        shelf, caches = self._shelves.get(room), self._caches
+        if shelf is None or caches is None or not shelf.is_cold:
             return start
         content = content_of(room)
-        sha256 = self.sha256(content.model)
-        if not sha256:
-            return start
-        shelf.is_cold = False
 
         def begin(sampling: "Sampling") -> "Generation":
-            store.adopt(content.session, prompt_of(content), sha256)
-            self._tell_problems(store)
+            shelf.is_cold = not caches.adopt(content)
             return start(sampling)
 
         return begin
 
     def leave(self, room: "Room") -> None:
         """Keeps what the model has read of the text that is left."""
-        session, store = room.session, self._store
-        if session is None or store is None or room.model is None:
-            return
-        if sha256 := self.sha256(room.model):
-            self._runner.submit(partial(self._keep, store, session, sha256))
-
-    def _keep(self, store: "KVStore", session: "Session", sha256: str) -> None:
-        store.keep(session, sha256)
-        self._tell_problems(store)
-
-    def _tell_problems(self, store: "KVStore") -> None:
-        for problem in store.problems:
-            if problem not in self._told:
-                self._told.add(problem)
-                self._app.call_later(self._tell, problem)
+        if self._caches is not None and room.session is not None and room.model is not None:
+            self._caches.keep(room.model, room.session)
 
     # The end.
 
     def close(self) -> None:
-        """Saves the last words, then KV caches as far as that is quick. The inference thread still runs."""
-        for room in self._shelves:
-            self.save(room)
-        self.flush()  # before anything that may take long
+        """Saves the last words, then KV caches as far as that is quick. The inference thread still runs.
+
+        What cannot be saved goes into a file.
+        """
+        deadline = time.monotonic() + LEAVING
         for room in self._shelves:
             if room.run is not None:
                 room.run.cancel()
-        if self._settle():
+            self.save(room, typed=False)  # written while the model ends its last token
+        settled = self._settle(SETTLING)
+        if settled:
             for room in self._shelves:
                 if room.run is not None:
                     room.run.drain()
                     room.collect(room.run)
-                    self.save(room)
-            if self._recorder is not None:
-                self.unsaved = not self._recorder.close(PATIENCE)
+                    self.save(room, typed=False)
+        if self._recorder is not None and not self._recorder.close(deadline - time.monotonic()):
+            self._rescue(self._recorder.unsaved)
+        if settled:
             for room in self._shelves:
                 if room.session is not None and _size(room.session) <= LARGEST:
                     self.leave(room)
-            self._settle()
-        elif self._recorder is not None:
-            self.unsaved = not self._recorder.close(PATIENCE)
-        self._hasher.close()
+            self._settle(deadline - time.monotonic())
+        if self._caches is not None:
+            self._caches.close()
 
-    def _settle(self) -> bool:
+    def _settle(self, timeout: float) -> bool:
         """Waits for what the inference thread was asked for; False if that takes too long."""
         if not self._shelves:
             return True
         settled = threading.Event()
         self._runner.submit(settled.set)
-        return settled.wait(PATIENCE)
+        return settled.wait(timeout)
+
+    def _rescue(self, unsaved: "list[Document]") -> None:
+        from llamatui.app.tui.rescue import rescue
+
+        self.unsaved = True
+        saying = {shelf.document: room.partial()[0] for room, shelf in self._shelves.items()}
+        self.rescued = rescue([(document, saying.get(document, "")) for document in unsaved])
 
 
 def content_of(room: "Room") -> Content:
     content = room.content
     assert content is not None
     return content
-
-
-def prompt_of(content: Content) -> list[int]:
-    """What the model is about to read."""
-    from llamatui.app.engine import Limits
-    from llamatui.app.story import Story
-
-    if isinstance(content, Story):
-        return content.prompt().ids
-    question = content.question(Limits())
-    return question[0] if question else []
 
 
 def _size(session: "Session") -> int:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 RoomName = Literal["story", "chat"]
 
+LEAVING = 8.0  # seconds that the end may take: the model's last token 2, a history that is locked 5
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:

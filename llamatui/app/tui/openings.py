@@ -100,13 +100,21 @@ class WritingLine(Input):
         text: str
 
     async def action_submit(self) -> None:
-        self.post_message(self.Written(self.value.replace(NEWLINE, "\n")))
+        self.post_message(self.Written(self.words))
         self.clear()  # at once: what is typed while the room is busy with it is no part of it
+
+    @property
+    def words(self) -> str:
+        return self.value.replace(NEWLINE, "\n")
+
+    def put(self, text: str) -> None:
+        """Replaces what was typed, with the cursor behind it."""
+        self.value = text.replace("\n", NEWLINE)
+        self.cursor_position = len(self.value)
 
     def give_back(self, text: str) -> None:
         """Puts `text` in front of what was typed since."""
-        self.value = " ".join(filter(None, (text.replace("\n", NEWLINE), self.value)))
-        self.cursor_position = len(self.value)
+        self.put(" ".join(filter(None, (text, self.value))))
 
     def action_newline(self) -> None:
         self.insert_text_at_cursor(NEWLINE)

@@ -84,6 +84,15 @@ class Desk(Center):
         self.call_after_refresh(self.editor.scroll_cursor_visible)
         return "editing" if again is None else "editing what you left"
 
+    def draft(self, page: str) -> str:
+        """What that page was changed to, and not saved; "" if it was not."""
+        text = self.editor.text if self.display else self._left.get(page, "")
+        return "" if text == page else text
+
+    def keep(self, page: str, text: str) -> None:
+        """Takes `text` for what that page was changed to."""
+        self._left[page] = text
+
     def on_page_editor_done(self, event: PageEditor.Done) -> None:
         event.stop()
         self.display = False

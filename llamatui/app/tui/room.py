@@ -13,6 +13,7 @@ from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Input, TextArea
 
+from llamatui.app.history.draft import Draft
 from llamatui.app.tui.bars import Header, Keys, Status, one_line
 from llamatui.app.tui.error_screen import explain
 from llamatui.app.tui.keeping import Content, Keeping
@@ -115,6 +116,14 @@ class Room(Screen[None]):
 
     async def put(self, content: Any) -> None:
         """Shows another text in the place of this one. `content`: of the room's own kind."""
+        raise NotImplementedError
+
+    def draft(self) -> Draft:
+        """What was typed here and is no part of `content` yet."""
+        raise NotImplementedError
+
+    def take_draft(self, draft: Draft) -> None:
+        """Puts back what `draft` gave when `content` was left."""
         raise NotImplementedError
 
     def partial(self) -> tuple[str, list[int]]:
@@ -266,7 +275,7 @@ class Room(Screen[None]):
         text, done = run.drain()
         if text:
             await self.receive(text)
-            self.save()
+            self.keeping.save(self, typed=False)
         if done:
             await self._finish(run)
 
@@ -336,6 +345,12 @@ class Room(Screen[None]):
         if action == "home":
             return not self.busy and self.focused is not self.home
         return True
+
+    def on_text_area_changed(self) -> None:
+        self.save()
+
+    def on_input_changed(self) -> None:
+        self.save()
 
     def on_sampling_panel_changed(self, event: SamplingPanel.Changed) -> None:
         """What the panel says holds from the next token on; a seed, from the next generation on."""

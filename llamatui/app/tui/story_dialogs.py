@@ -29,8 +29,8 @@ _DIALOG = """
 """
 
 
-class MemoryDialog(ModalScreen[tuple[str, str] | None]):
-    """Dismissed with what was typed and not saved, if there is anything."""
+class MemoryDialog(ModalScreen[None]):
+    """Two fields: what the model reads beside the page."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "save", "save", id="memory.save"),
@@ -48,16 +48,21 @@ class MemoryDialog(ModalScreen[tuple[str, str] | None]):
     """
 
     def __init__(
-        self, saved: tuple[str, str], shown: tuple[str, str], save: Callable[[str, str], None]
+        self,
+        saved: tuple[str, str],
+        shown: tuple[str, str],
+        save: Callable[[str, str], None],
+        typed: Callable[[tuple[str, str] | None], None],
     ) -> None:
         """
         Args:
             saved: Memory and note as they are.
             shown: As they are, or as they were when the dialog was left.
             save: Raises a LlamatuiError that says why it will not do.
+            typed: Told what the fields hold, as they change and at the end; None: what is saved.
         """
         super().__init__()
-        self._saved, self._shown, self._save = saved, shown, save
+        self._saved, self._shown, self._save, self._tell = saved, shown, save, typed
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(can_focus=False):
@@ -94,10 +99,15 @@ class MemoryDialog(ModalScreen[tuple[str, str] | None]):
         except LlamatuiError as error:
             _explain(self, f"{error.message}: {error.hint}")
         else:
-            self.dismiss(None)
+            self._saved = self._typed
+            self.action_leave()
 
     def action_leave(self) -> None:
-        self.dismiss(self._typed if self._typed != self._saved else None)
+        self.on_text_area_changed()
+        self.dismiss(None)
+
+    def on_text_area_changed(self) -> None:
+        self._tell(self._typed if self._typed != self._saved else None)
 
 
 class SaveDialog(ModalScreen[Path | None]):

@@ -1,12 +1,13 @@
 """The story room: a page that two write on, the model and you."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
+from llamatui.app.history.draft import Draft
 from llamatui.app.tui.alternatives import Alternatives
 from llamatui.app.tui.bars import Status
 from llamatui.app.tui.branches import Branches
@@ -100,11 +101,22 @@ one, and the story goes on from it.
     def content(self) -> "Story | None":
         return self.story
 
-    async def put(self, content: "Story", said: str = "") -> None:
+    async def put(self, content: "Story") -> None:
         self.insight.cancel()
-        self.story, self._unsaved_memory = content, None
+        self.story = content
         self.query_one(Page).move_to(None)
-        self.show_change(said)
+        self.show_change("")
+
+    def draft(self) -> Draft:
+        page = self.query_one(Desk).draft(self.query_one(Page).text)
+        return Draft(self.query_one(WritingLine).words, page, *(self._unsaved_memory or ()))
+
+    def take_draft(self, draft: Draft) -> None:
+        self.query_one(WritingLine).put(draft.typed)
+        self._unsaved_memory = (draft.memory, draft.note) if draft.memory or draft.note else None
+        if draft.page:
+            self.query_one(Desk).keep(self.query_one(Page).text, draft.page)
+            self.query_one(Status).say("e brings your changes back")
 
     def collect(self, run: Run) -> None:
         self.telling.collect(run)
@@ -312,15 +324,14 @@ one, and the story goes on from it.
         tree, beside = self.story.tree, self.story.tree.beside
         if tree.undo() if step < 0 else tree.redo():
             self.show_change(said if tree.beside == beside else f"{said}: memory and note")
-        elif other := self.keeping.turn(self, step):
-            await self.put(cast("Story", other), said)
+        elif await self.keeping.turn(self, step):
+            self.query_one(Status).say(said)
 
     async def action_new(self) -> None:
         if self.busy or self.story is None:
             return
-        fresh = self.story.blank()
-        self.keeping.begin(self, fresh)
-        await self.put(fresh, "a new story")
+        await self.keeping.begin(self, self.story.blank())
+        self.query_one(Status).say("a new story")
 
     def show_change(self, said: str) -> None:
         """Shows what another branch, or another end of it, looks like."""
@@ -330,17 +341,8 @@ one, and the story goes on from it.
         self.home.focus()
 
     def on_branches_chosen(self, event: Branches.Chosen) -> None:
-        if self.editing:
-            return
-
-        def go() -> None:
-            assert self.story is not None
-            self.story.tree.mark()
-            self.story.tree.follow(event.node)
-            self.query_one(Page).move_to(None)
-            self.show_change("")
-
-        self.telling.when_idle(go)
+        if not self.editing:
+            self.telling.when_idle(lambda: self.telling.follow(event.node))
 
     # The token under the cursor, and what else could stand there.
 
@@ -406,14 +408,14 @@ one, and the story goes on from it.
     def action_memory(self) -> None:
         from llamatui.app.tui.story_dialogs import MemoryDialog
 
-        if self.story is None or self.busy:
-            return
+        assert self.story is not None
 
-        def left(typed: tuple[str, str] | None) -> None:
-            self._unsaved_memory = typed
+        def typed(words: tuple[str, str] | None) -> None:
+            self._unsaved_memory = words
+            self.save()
 
         saved = self.story.memory, self.story.note
-        self.app.push_screen(MemoryDialog(saved, self._unsaved_memory or saved, self._remember), left)
+        self.app.push_screen(MemoryDialog(saved, self._unsaved_memory or saved, self._remember, typed))
 
     def _remember(self, memory: str, note: str) -> None:
         assert self.story is not None

@@ -12,8 +12,8 @@ from textual.widgets import Label
 from llamatui.app.tui.composer import Editor
 
 
-class SystemDialog(ModalScreen[str | None]):
-    """Dismissed with what was typed and not saved, if there is anything."""
+class SystemDialog(ModalScreen[None]):
+    """A field for who the model shall be."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "save", "save", id="system.save"),
@@ -35,10 +35,16 @@ class SystemDialog(ModalScreen[str | None]):
     }
     """
 
-    def __init__(self, saved: str, shown: str, save: Callable[[str], None]) -> None:
-        """`shown`: as it is, or as it was when the dialog was left."""
+    def __init__(
+        self, saved: str, shown: str, save: Callable[[str], None], typed: Callable[[str], None]
+    ) -> None:
+        """
+        Args:
+            shown: As it is, or as it was when the dialog was left.
+            typed: Told what the field holds, as it changes and at the end; "": what is saved.
+        """
         super().__init__()
-        self._saved, self._shown, self._save = saved, shown, save
+        self._saved, self._shown, self._save, self._tell = saved, shown, save, typed
 
     def compose(self) -> ComposeResult:
         with Vertical():
@@ -54,10 +60,15 @@ class SystemDialog(ModalScreen[str | None]):
 
     def action_save(self) -> None:
         self._save(self._typed)
-        self.dismiss(None)
+        self._saved = self._typed
+        self.action_leave()
 
     def action_leave(self) -> None:
-        self.dismiss(self._typed if self._typed != self._saved else None)
+        self.on_text_area_changed()
+        self.dismiss(None)
+
+    def on_text_area_changed(self) -> None:
+        self._tell(self._typed if self._typed != self._saved else "")
 
     @property
     def _typed(self) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from llamatui.app.engine import Generation
     from llamatui.app.sampling import Sampling
     from llamatui.app.story import Story, Token
+    from llamatui.app.tree import Node
     from llamatui.app.tui.insight import Insight
     from llamatui.app.tui.story_room import StoryRoom
 
@@ -114,6 +115,13 @@ class Telling:
             self.story.cut(self.story.path.index(at))
             self.page.move_to(None)
             self._room.show_change(said)
+
+    def follow(self, node: "Node") -> None:
+        """Goes to the branch on which that node is."""
+        self.story.tree.mark()
+        self.story.tree.follow(node)
+        self.page.move_to(None)
+        self._room.show_change("")
 
     def take(self, at: "Token", token: int) -> None:
         """Goes on from another token, or the same one, in the place of `at`; from none if that went."""

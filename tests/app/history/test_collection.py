@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llamatui.app.history import collection
 from llamatui.app.history.collection import Hit, Library
 from llamatui.app.history.database import open_database, writing
-from llamatui.app.history.fulltext import match_of, to_index
+from llamatui.app.history.fulltext import match_of, refresh, to_index
 from llamatui.errors import HistoryError, UsageError
 
 
@@ -286,6 +286,87 @@ def test_damage_is_told_where_it_is_met(library: Library) -> None:
     with pytest.raises(HistoryError, match="damaged") as caught:
         library.list(limit=1000)
     assert "set aside" in caught.value.hint
+
+
+def test_looking_sets_nothing_aside(library: Library) -> None:
+    library.path.write_bytes(b"garbage " * 1000)
+    for look in (library.list, library.count, lambda: library.search("hen"), lambda: library.latest("chat")):
+        with pytest.raises(HistoryError, match="damaged"):
+            look()
+    assert library.path.read_bytes() == b"garbage " * 1000
+    assert not list(library.path.parent.glob("*damaged*"))
+
+
+def page_of(table: str, path: Path) -> None:
+    """Damages the first page of a table."""
+    connection = sqlite3.connect(path)
+    (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    connection.close()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * 4096)
+        file.write(b"\xee" * 4096)
+
+
+DAMAGED_INDEX = [
+    "UPDATE texts_data SET block = x'0001020304050607' WHERE id = 10",
+    "UPDATE texts_config SET v = 99",
+    "DROP TABLE texts_config",
+    "DROP TABLE texts_data",
+    "DELETE FROM texts_content",
+    "texts_data",
+    "texts_content",
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGED_INDEX)
+@pytest.mark.parametrize("use", ["search", "remove", "write"])
+def test_a_damaged_index_is_built_anew_and_the_rest_stays(damage: str, use: str, library: Library) -> None:
+    for uid in "abc":
+        add(library.path, uid, f"the hen {uid * 3}")
+    assert len(found(library, "hen")) == 3
+    library.close()
+    if " " in damage:
+        connection = sqlite3.connect(library.path)
+        connection.execute(damage)
+        connection.commit()
+        connection.close()
+    else:
+        page_of(damage, library.path)
+    assert len(library.list()) == 3
+    if use == "search":
+        assert found(library, "hen aaa") == ["a"]
+    elif use == "remove":
+        library.remove("c")
+    else:
+        connection = open_database(library.path, print, check=True)
+        connection.execute("UPDATE documents SET revision = revision + 1 WHERE uid = 'a'")
+        refresh(connection)
+    assert sorted(found(library, "hen")) == [uid for uid in "abc" if (uid, use) != ("c", "remove")]
+    assert len(found(library, "bbb")) == 1
+    assert not list(library.path.parent.glob("*damaged*"))
+
+
+def test_what_is_removed_leaves_no_words_in_the_files(library: Library) -> None:
+    add(library.path, "a", "the hen zanzibar " * 500, title="zanzibar")
+    add(library.path, "b", "the dog")
+    assert found(library, "zanzibar") == ["a"]
+    library.rename("a", "Zanzibar")
+    assert found(library, "zanzibar") == ["a"]
+    library.remove("a")
+    for file in library.path.parent.glob("history.db*"):
+        assert b"zanzibar" not in file.read_bytes().lower()
+    assert found(library, "dog") == ["b"]
+
+
+def test_the_latest_is_the_one_that_changed_last_pinned_or_not(library: Library) -> None:
+    assert library.latest("chat") is None
+    for i, uid in enumerate("abcd"):
+        add(library.path, uid, "hen", at=min(i, 2), kind="story" if uid == "b" else "chat")
+    library.pin("a")
+    for kind, uid in (("chat", "d"), ("story", "b")):  # of two at one time, the one that came in last
+        entry = library.latest(kind)  # type: ignore[arg-type]
+        assert entry is not None
+        assert entry.uid == uid
 
 
 def test_what_is_no_number_or_title_still_lists(library: Library) -> None:

@@ -151,6 +151,29 @@ def test_a_file_without_our_tables_is_damaged(path: Path) -> None:
     assert len(told) == 1
 
 
+def test_damage_that_nobody_sees_in_the_file_is_set_aside_once(path: Path) -> None:
+    filled(path)
+    damaged, told = path.stat(), []
+    for _ in range(2):  # the second finds a new one
+        assert uids(open_database(path, told.append, damaged=damaged)) == []
+    assert len(told) == 1
+
+
+def test_only_who_is_told_sets_a_damaged_file_aside(path: Path) -> None:
+    path.write_bytes(b"garbage " * 1000)
+    with pytest.raises(HistoryError, match="damaged"):
+        open_database(path, check=True)
+    assert path.read_bytes() == b"garbage " * 1000
+
+
+def test_nothing_is_written_into_a_schema_that_is_newer_by_now(path: Path) -> None:
+    connection = open_database(path)
+    open_database(path, migrations=[*MIGRATIONS, ["ALTER TABLE tokens ADD COLUMN more TEXT"]])
+    with pytest.raises(HistoryError, match="newer llamatui"), writing(connection):
+        connection.execute(INSERT, ("1",))
+    assert uids(connection) == []
+
+
 def test_what_is_set_aside_never_overwrites_anything(path: Path) -> None:
     asides = set()
     for content in (b"first", b"second", b"third"):
@@ -184,13 +207,13 @@ def test_one_that_is_about_to_read_the_damaged_file_never_touches_the_new_one(
     def slowly(*args: Any, **options: Any) -> sqlite3.Connection:
         connection = connect(*args, **options)
         if not others:  # the first has opened the file, and now another is to set it aside
-            others.append(pool.submit(open_database, path))
+            others.append(pool.submit(open_database, path, print))
             wait(others, timeout=0.5)
         return connection
 
     monkeypatch.setattr(sqlite3, "connect", slowly)
     with ThreadPoolExecutor(1) as pool:
-        first = open_database(path)
+        first = open_database(path, print)
         other = others[0].result()
     for number, connection in enumerate((other, first)):
         connection.execute(INSERT, (str(number),))
@@ -203,7 +226,7 @@ def test_one_that_is_about_to_read_the_damaged_file_never_touches_the_new_one(
 def test_a_lock_that_a_killed_process_left_is_no_obstacle(path: Path) -> None:
     path.write_bytes(b"garbage " * 1000)
     path.with_name("history.db.lock").touch()
-    assert uids(open_database(path)) == []
+    assert uids(open_database(path, print)) == []
 
 
 def test_it_is_not_opened_while_another_process_sets_it_aside(path: Path) -> None:

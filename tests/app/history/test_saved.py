@@ -244,6 +244,30 @@ def test_an_answer_that_was_cut_off_comes_back_as_one_that_was_stopped(
     assert [row[2] for row in saved.rows.values()] == ["hi", "the hen."]
 
 
+def test_a_question_without_an_answer_stays_and_an_old_answer_is_shown_again(
+    chat: Document, model: LoadedModel, path: Path
+) -> None:
+    talked = chat.content
+    assert isinstance(talked, Conversation)
+    recorder = Recorder(path)
+
+    def reopened() -> list[str]:
+        recorder.save(chat)
+        assert recorder.flush()
+        again = Library(path).load(chat.uid).restore(model).content
+        assert isinstance(again, Conversation)
+        return [turn.content for turn in again.turns]
+
+    talked.ask("hi")
+    assert reopened() == ["hi"]
+    talked.finish([], "hen")
+    talked.ask("ho")
+    talked.finish([], "dog")
+    talked.regenerate(1)
+    assert reopened() == ["hi", "hen", "ho", "dog"]
+    recorder.close()
+
+
 def test_an_answer_that_was_being_made_longer_comes_back_as_one(
     chat: Document, model: LoadedModel, path: Path
 ) -> None:
@@ -304,6 +328,24 @@ def test_a_growing_story_is_not_gone_through_again(story: Document) -> None:
     assert story.look() is None
 
 
+def test_where_a_passage_begins_is_saved_when_it_is_known_later(
+    story: Document, model: LoadedModel, path: Path
+) -> None:
+    told = story.content
+    assert isinstance(told, Story)
+    told.write("the hen and")
+    library = stored(story, path.parent)
+    again = library.load(story.uid).restore(model)
+    assert isinstance(again.content, Story)
+    for document in (story, again):
+        tree = document.content.tree
+        tree.path[-1].begins = True  # type: ignore[union-attr]
+        tree.mark()
+        change = document.look()
+        assert change is not None
+        assert [row and row[-1] for row in change.rows.values()] == [True]
+
+
 def test_only_words_are_a_change_and_not_settings(story: Document) -> None:
     assert isinstance(story.content, Story)
     story.content.write("hen")
@@ -349,6 +391,10 @@ WRONG = [
     "UPDATE tokens SET author = 'nobody'",
     "UPDATE tokens SET text = x'ff'",
     "DELETE FROM tokens WHERE number = 1",
+    "UPDATE tokens SET number = number - 1, parent = max(parent - 1, 0)",
+    "UPDATE tokens SET number = 'last' WHERE number = 2",
+    "UPDATE documents SET settings = replace(settings, '\"seed\": 3', '\"seed\": 3' || hex(zeroblob(200)))",
+    "UPDATE documents SET settings = replace(settings, '\"seed\": 3', '\"seed\": 3' || hex(zeroblob(5000)))",
 ]
 
 
@@ -359,8 +405,9 @@ def test_what_cannot_be_is_told(statement: str, story: Document, path: Path) -> 
     library = stored(story, path.parent)
     connection = open_database(path)
     connection.execute(statement)
-    with pytest.raises(HistoryError, match="is damaged in the history"):
+    with pytest.raises(HistoryError, match="is damaged in the history") as caught:
         library.load(story.uid)
+    assert len(caught.value.message) < 250
     assert library.list()
     library.search("hen")
 

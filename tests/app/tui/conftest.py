@@ -185,6 +185,16 @@ def open_room(make_app: Callable[..., LlamaApp]) -> OpenRoom:
 
 
 @pytest.fixture
+def kept(open_room: OpenRoom) -> OpenRoom:
+    """`open_room` with a history."""
+
+    def run(room: str, **options: Any) -> AbstractAsyncContextManager[tuple[Any, Pilot[None]]]:
+        return open_room(room, history=True, kv_cache_mb=50, **options)
+
+    return run
+
+
+@pytest.fixture
 def write() -> Callable[[Pilot[None], str], Awaitable[None]]:
     """Puts a text where the cursor is, faster than key by key."""
 

@@ -11,6 +11,7 @@ from textual.widgets import Input, Static
 from llamatui.app.history.collection import Library
 from llamatui.app.history.database import open_database, writing
 from llamatui.app.history.saved import Entry
+from llamatui.app.kv_store import KVStore
 from llamatui.app.tui.help_screen import HelpScreen
 from llamatui.app.tui.history_drawer import MOST_FOUND, PAGE, HistoryDrawer
 from llamatui.app.tui.history_list import FOUND, HistoryList, about, ago, excerpt, heading_of
@@ -220,6 +221,9 @@ async def test_pinning_and_back(library, open_drawer, press):
 
 async def test_deleting_asks_first(library, open_drawer, press):
     fill(library.path, "One", "Two", "Three")
+    read = KVStore().folder / "text.kv"  # what a model has read
+    read.parent.mkdir(parents=True)
+    read.touch()
     async with open_drawer() as (drawer, pilot):
         for keys in (("escape",), ("down", "up"), ("p", "p"), ("slash", "down"), ("delete", "escape")):
             await press(pilot, "home", "down", "delete", *keys)
@@ -229,10 +233,12 @@ async def test_deleting_asks_first(library, open_drawer, press):
         await press(pilot, "home", "down", "delete")
         assert note(drawer) == "Delete for good?\nEnter deletes, Esc keeps."
         assert library.count() == 3
+        assert read.exists()
         await press(pilot, "enter")
         assert titles(drawer) == ["One", "Three"]
         assert drawer.query_one(HistoryList).chosen.title == "Three"
         assert library.count() == 2
+        assert not read.exists()
         assert pilot.app.answers == []
 
 

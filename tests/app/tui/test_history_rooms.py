@@ -16,16 +16,6 @@ from llamatui.app.tui.sampling_panel import SamplingPanel
 
 
 @pytest.fixture
-def kept(open_room):
-    """open_room with a history."""
-
-    def run(room, **options):
-        return open_room(room, history=True, kv_cache_mb=50, **options)
-
-    return run
-
-
-@pytest.fixture
 def tell(say, wait_until):
     async def told(room, pilot, key, text):
         say(text)
@@ -163,6 +153,86 @@ async def test_an_answer_that_was_killed_is_there(kept, say, write, wait_until):
         assert room.conversation.tree.end.stopped
 
 
+@pytest.fixture
+def unanswered(kept, say, write, wait_until):
+    """A chat whose app ended before the first word of its answer."""
+
+    async def leave():
+        gate = threading.Semaphore(0)
+        async with kept("chat", context=512) as (room, pilot):
+            say("yes", gate)
+            await write(pilot, "hi")
+            await pilot.press("enter")
+            await wait_until(lambda: room.busy)
+            room.keeping.flush()
+            room.keeping._recorder.save = lambda *_, **__: None  # as if the process had ended here
+            gate.release(50)
+        say("ok", again=9)
+
+    return leave
+
+
+def said(room):
+    return [turn.content for turn in room.conversation.turns]
+
+
+@pytest.mark.parametrize("way", ["regenerate", "resume", "retry_message"])
+async def test_a_question_that_was_killed_is_there_to_be_answered(unanswered, kept, wait_until, way):
+    await unanswered()
+    async with kept("chat", document=last("chat")) as (room, pilot):
+        await wait_until(lambda: room.conversation.turns and room.transcript.items)
+        assert said(room) == ["hi"]
+        if way == "retry_message":
+            await pilot.press("up")
+        await getattr(room, f"action_{way}")()
+        await wait_until(lambda: said(room) == ["hi", "ok"] and not room.busy)
+        await room.action_undo()
+        assert said(room) == []
+
+
+async def test_who_asks_on_behind_a_question_without_an_answer_is_told(unanswered, kept, write, wait_until):
+    await unanswered()
+    async with kept("chat", document=last("chat")) as (room, pilot):
+        await wait_until(lambda: room.conversation.turns and room.transcript.items)
+        await write(pilot, "and this?")
+        await pilot.press("enter")
+        await wait_until(lambda: toasts(pilot))
+        assert "has no answer yet" in toasts(pilot)[0]
+        assert room.composer.text == "and this?"
+        assert said(room) == ["hi"]
+
+
+async def test_a_question_that_gets_no_answer_again_comes_back_into_the_composer(
+    unanswered, kept, say, wait_until
+):
+    await unanswered()
+    async with kept("chat", document=last("chat")) as (room, pilot):
+        await wait_until(lambda: room.conversation.turns and room.transcript.items)
+        say(fail_after=0)
+        await pilot.press("ctrl+r")
+        await wait_until(lambda: room.composer.text == "hi" and not room.busy)
+        assert said(room) == []
+
+
+async def test_another_answer_that_was_killed_before_its_first_word_leaves_the_old_one(
+    kept, ask, say, wait_until
+):
+    async with kept("chat", context=512) as (room, pilot):
+        say("yes", again=9)
+        await ask(room, pilot, "hi")
+        await ask(room, pilot, "ho")
+        room.conversation.regenerate(1)
+        room.save()
+        room.keeping.flush()
+        room.keeping._recorder.save = lambda *_, **__: None  # as if the process had ended here
+    async with kept("chat", document=last("chat")) as (room, pilot):
+        await wait_until(lambda: room.conversation.turns and room.transcript.items)
+        assert said(room) == ["hi", "yes", "ho", "yes"]
+        say("ok")
+        await ask(room, pilot, "he")
+        assert said(room)[-2:] == ["he", "ok"]
+
+
 @pytest.mark.parametrize("name", ["story", "chat"])
 async def test_who_leaves_in_mid_text_loses_nothing(kept, name, say, write, wait_until):
     async with kept(name, context=512) as (room, pilot):
@@ -290,7 +360,8 @@ async def test_a_damaged_history_is_set_aside(kept, tell, wait_until):
     assert saved().text == OPENINGS[0] + " He ran."
 
 
-async def test_where_nothing_can_be_saved_the_room_works(kept, tell, wait_until):
+async def test_where_nothing_can_be_saved_the_room_works(kept, tell, wait_until, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where what is unsaved goes at the end
     path = database_path()
     path.parent.parent.mkdir(parents=True, exist_ok=True)
     path.parent.write_text("a file, where the folder should be")

@@ -121,6 +121,22 @@ async def test_a_changed_token_of_an_exported_file_is_found(
         assert (difference.index, difference.recorded) == (2, ids[2])
 
 
+async def test_no_file_names_weights_that_are_another_models_by_now(
+    story: Any, save: Any, wait_until: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "tiny.bin"
+    for name in ("tiny.bin", "tokenizer.bin"):
+        (tmp_path / name).write_bytes((tiny_model.parent / name).read_bytes())
+    async with story(model=model) as (room, pilot):
+        room.story.write("Once")
+        await sentence(room, pilot, wait_until)
+        (tmp_path / "new.bin").write_bytes(tiny_model.read_bytes())
+        (tmp_path / "new.bin").replace(model)
+        dialog = await save(room, pilot, tmp_path / "a.replay")
+        assert "has changed since it was opened" in str(dialog.query_one(".error").content)
+        assert not (tmp_path / "a.replay").exists()
+
+
 async def test_other_versions_and_words_taken_back_are_not_in_it(
     story: Any, save: Any, wait_until: Any, write_along: Any, tmp_path: Path
 ) -> None:

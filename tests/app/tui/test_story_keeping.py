@@ -106,7 +106,7 @@ async def test_words_that_never_came_do_not_replace_what_was_there(open_room, te
                 await wait_until(lambda: room.story.path[-1].author == "writer" and not room.busy)
             say(fail_after=0)
             await pilot.press("r")
-            await wait_until(lambda: not room.busy)
+            await wait_until(lambda: pilot.app._notifications and not room.busy)
             assert [n.title for n in pilot.app._notifications] == ["The model failed"]
             pilot.app._notifications.clear()
             assert page(room) == story
