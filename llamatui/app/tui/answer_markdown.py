@@ -51,7 +51,7 @@ class Table(MarkdownTable):
 
 
 class VirtualSize(Reactive[Size]):
-    """A widget that grew is drawn once: where no scroll bar comes or goes, no second layout follows the first."""
+    """A widget that grew is laid out once: no scroll bar comes or goes, for which Textual does it twice."""
 
     def __init__(self) -> None:
         super().__init__(Size(0, 0), repaint=False)

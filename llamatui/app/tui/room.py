@@ -351,4 +351,5 @@ class Room(Screen[None]):
         if shown:
             self.home.focus()
         else:
-            self.query_one("#temperature").focus()
+            for field in self.query("#temperature"):  # it comes a little later than the rest
+                field.focus()
