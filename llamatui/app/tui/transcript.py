@@ -191,7 +191,7 @@ class Transcript(VerticalScroll, can_focus=False):
         return first, min(bisect_left(self._tops, top + height + margin), len(self.items))
 
     def _look_ahead(self, height: int) -> None:
-        """Has widgets made for what is in view, and, when the reader rests, for a screen more, which takes time."""
+        """Has widgets made for what is in view, and for a screen more when the reader rests."""
         if self._ahead is not None:
             self._ahead.stop()
         if not self._covered(height, 0):
