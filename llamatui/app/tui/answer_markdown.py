@@ -87,14 +87,17 @@ class AnswerMarkdown(Markdown):
         super().__init__(printable(text), parser_factory=parser, open_links=False)
         self._stream: MarkdownStream | None = None
         self._held = ""
+        self._line = ""  # what was written of the last line
 
     async def write(self, text: str) -> None:
         """Adds to the text."""
         if self._stream is None:
             self._stream = Markdown.get_stream(self)
+            self._line = self.source.rpartition("\n")[2]
         text = self._held + printable(text)
-        line = text.rpartition("\n")[2]
-        self._held = line if _UNDECIDED.match(line) else ""
+        begun = "" if "\n" in text else self._line
+        last = text.rpartition("\n")[2]
+        self._held, self._line = (last, begun) if _UNDECIDED.match(begun + last) else ("", begun + last)
         await self._stream.write(text[: len(text) - len(self._held)])
 
     async def finish(self) -> None:
