@@ -11,7 +11,7 @@ app's event loop comes late by while the model writes; `screen` is the processor
 token, which other programs disturb least.
 
 Beside it: the time until `llamatui story` shows its blank page in a pseudo-terminal, and until a page-up in a
-chat of 500 messages is on the screen.
+chat of 500 messages is on the screen, one every 0.3 s.
 """
 
 import argparse
@@ -43,6 +43,7 @@ OPENING = "Once upon a time, there was a little dragon who could not fly."
 QUESTION = "Tell me a long story about a little dragon who could not fly."
 MESSAGES = 500
 PAGES = 60
+LOOK = 0.3  # seconds that a page is looked at
 TICK = 0.02  # seconds
 
 ALONE = "generate"
@@ -319,7 +320,7 @@ async def scrolled(app: "LlamaApp") -> list[float]:
         began = time.perf_counter()
         await painted(room, lambda: room.action_scroll_transcript("page_up"))
         seconds.append(time.perf_counter() - began)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(LOOK)
     return seconds
 
 

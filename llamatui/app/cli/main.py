@@ -3,37 +3,41 @@
 import os
 import signal
 import sys
+from collections.abc import Iterable
+from importlib import import_module
 from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 
-from llamatui.app.cli import (
-    bench,
-    config,
-    export,
-    generate,
-    history,
-    inspect,
-    models,
-    pull,
-    replay,
-    rooms,
-    tokenize,
-    train,
-    web,
-)
-from llamatui.app.cli.completion import COMPLETE_VARIABLE, completion
+from llamatui.app.cli.completion import COMPLETE_VARIABLE
 from llamatui.app.cli.terminal import INTERRUPTED, Interrupted, prepare_streams, printable
 from llamatui.errors import LlamatuiError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # importing Rich would double the time of --help
-)
+MODULES = {
+    "story": "rooms",
+    "chat": "rooms",
+    "generate": "generate",
+    "replay": "replay",
+    "web": "web",
+    "tokenize": "tokenize",
+    "inspect": "inspect",
+    "export": "export",
+    "bench": "bench",
+    "pull": "pull",
+    "models": "models",
+    "history": "history",
+    "train": "train",
+    "config": "config",
+    "completion": "completion",
+}
+"""Where each command is, in the order of --help."""
+GROUPS = {
+    "models": "List the models that have been pulled; delete some.",
+    "history": "What you wrote and said: list, search, show, export.",
+    "train": "Train a model of your own: from text to a .bin.",
+    "config": "Show the settings and where they come from.",
+}
 
 
 def _version(show: bool) -> None:
@@ -44,7 +48,6 @@ def _version(show: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
@@ -53,21 +56,25 @@ def root(
     """Stories and chats with Llama-family models on your own CPU."""
 
 
-app.command()(rooms.story)
-app.command()(rooms.chat)
-app.command()(generate.generate)
-app.command()(replay.replay)
-app.command(context_settings=web.CONTEXT, options_metavar=web.USAGE)(web.web)
-app.command()(tokenize.tokenize)
-app.command()(inspect.inspect)
-app.command()(export.export)
-app.command()(bench.bench)
-app.command()(pull.pull)
-app.add_typer(models.app, name="models", help="List the models that have been pulled; delete some.")
-app.add_typer(history.app, name="history", help="What you wrote and said: list, search, show, export.")
-app.add_typer(train.app, name="train", help="Train a model of your own: from text to a .bin.")
-app.add_typer(config.app, name="config", help="Show the settings and where they come from.")
-app.command()(completion)
+def app(names: Iterable[str]) -> typer.Typer:
+    """The command line with these commands: who asks for one need not wait until all are imported."""
+    built = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # importing Rich would double the time of --help
+    )
+    built.callback()(root)
+    for name in names:
+        module = import_module(f"llamatui.app.cli.{MODULES[name]}")
+        if name in GROUPS:
+            built.add_typer(module.app, name=name, help=GROUPS[name])
+        elif name == "web":
+            built.command(context_settings=module.CONTEXT, options_metavar=module.USAGE)(module.web)
+        else:
+            built.command()(getattr(module, name))
+    return built
 
 
 def main() -> NoReturn:
@@ -104,7 +111,8 @@ def run() -> int:
 
         completion_init()
     try:
-        app(prog_name="llamatui")
+        first = sys.argv[1] if len(sys.argv) > 1 else ""
+        app([first] if first in MODULES else MODULES)(prog_name="llamatui")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
     except LlamatuiError as error:

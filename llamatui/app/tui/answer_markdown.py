@@ -51,7 +51,7 @@ class Table(MarkdownTable):
 
 
 class VirtualSize(Reactive[Size]):
-    """A widget that grew is drawn once: where no scroll bar comes or goes, no second layout follows the first."""
+    """A widget that grew is laid out once: no scroll bar comes or goes, for which Textual does it twice."""
 
     def __init__(self) -> None:
         super().__init__(Size(0, 0), repaint=False)
@@ -87,14 +87,17 @@ class AnswerMarkdown(Markdown):
         super().__init__(printable(text), parser_factory=parser, open_links=False)
         self._stream: MarkdownStream | None = None
         self._held = ""
+        self._line = ""  # what was written of the last line
 
     async def write(self, text: str) -> None:
         """Adds to the text."""
         if self._stream is None:
             self._stream = Markdown.get_stream(self)
+            self._line = self.source.rpartition("\n")[2]
         text = self._held + printable(text)
-        line = text.rpartition("\n")[2]
-        self._held = line if _UNDECIDED.match(line) else ""
+        begun = "" if "\n" in text else self._line
+        last = text.rpartition("\n")[2]
+        self._held, self._line = (last, begun) if _UNDECIDED.match(begun + last) else ("", begun + last)
         await self._stream.write(text[: len(text) - len(self._held)])
 
     async def finish(self) -> None:

@@ -101,7 +101,9 @@ class LlamaApp(App[None]):
     # Errands: what the errands thread is asked for, and how it goes on when that is done.
 
     def _load(self, options: Launch, pull: str = "") -> None:
-        gc.enable()  # see run_app
+        if not gc.isenabled():  # see run_app
+            gc.freeze()  # what is there stays: to look through it now and then would hold up the model
+            gc.enable()
         self._begin(Loading(self, self.errands, options, one_line(Path(options.model).stem), pull))
 
     def _begin(self, errand: Errand) -> None:

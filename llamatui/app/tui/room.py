@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from llamatui.app.sampling import Sampling
 
 FRAMES_PER_SECOND = 30
-SCREEN_SHARE = 0.05  # of one core: where the model has them all, what the screen takes the model lacks
-SLOWEST_FRAME = 0.25  # seconds
+SCREEN_SHARE = 0.03  # of one core: where the model has them all, what the screen takes the model lacks
+SLOWEST_FRAME = 0.33  # seconds
 RATES_PER_SECOND = 2  # a number that changes faster cannot be read
 
 
@@ -366,4 +366,5 @@ class Room(Screen[None]):
         if shown:
             self.home.focus()
         else:
-            self.query_one("#temperature").focus()
+            for field in self.query("#temperature"):  # it comes a little later than the rest
+                field.focus()

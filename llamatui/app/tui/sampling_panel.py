@@ -247,23 +247,32 @@ class SamplingPanel(Vertical):
 
     def compose(self) -> ComposeResult:
         yield Label("sampling", classes="title")
+
+    def on_mount(self) -> None:
+        # They are half of a room's widgets, and the first thing to be seen should not wait for them.
+        self.call_after_refresh(self._mount_fields)
+
+    async def _mount_fields(self) -> None:
+        rows: list[Widget] = []
         for name, setting in SETTINGS.items():
-            with Horizontal(classes="setting"):
-                yield Label(setting.label, classes="label")
-                field = Field(name, self.sampling)
-                yield field
-                yield Label(field.note, classes="note")
-        yield Seed(self.sampling.seed)
-        yield Label(HINT, classes="hint")
+            field = Field(name, self.sampling)
+            label, note = Label(setting.label, classes="label"), Label(field.note, classes="note")
+            rows.append(Horizontal(label, field, note, classes="setting"))
+        await self.mount_all([*rows, Seed(self.sampling.seed), Label(HINT, classes="hint")])
 
     def put(self, name: str, value: float) -> None:
         """Sets a field, as if somebody typed it; the seed 0 is none."""
+        if not self.query(Seed):  # they are not there yet, and will begin with it
+            exact: Any = int(value) if name in ("top_k", "seed") else value
+            self._set(replace(self.sampling, **{name: exact}))
+            return
         text = str(value or "") if name == "seed" else f"{value:.12g}"
         self.query_one(f"#{name}", Input).value = text
 
     def show_seed(self, seed: int) -> None:
         """Tells which seed is in use."""
-        self.query_one(Seed).show(seed)
+        for field in self.query(Seed):
+            field.show(seed)
 
     @on(Input.Changed, "Field")
     def _number_changed(self, event: Input.Changed) -> None:

@@ -14,6 +14,7 @@ from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.geometry import Region
 from textual.layout import WidgetPlacement
+from textual.timer import Timer
 from textual.widget import Widget
 
 from llamatui.app.tui.answer_markdown import VirtualSize
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from llamatui.app.tree import Node, Tree
 
 MOST = 40
-"""Messages that are widgets at a time, unless the screen shows more."""
+"""Messages that are widgets at a time, unless there are more on three screens."""
+REST = 0.1  # seconds without scrolling
 
 
 class Rest(Widget):
@@ -51,6 +53,7 @@ class Transcript(VerticalScroll, can_focus=False):
         self._seen: tuple[Item, int] | None = None  # the first in view, and how many of its rows are above
         self._lock = asyncio.Lock()
         self._filling = False
+        self._ahead: Timer | None = None
 
     def compose(self) -> ComposeResult:
         yield Rest()
@@ -154,8 +157,7 @@ class Transcript(VerticalScroll, can_focus=False):
         else:
             item, hidden = self._seen
             self._put(min(self._tops[item.index] + min(hidden, item.rows(size.width) - 1), bottom))
-        if not self._covered(size.height):
-            self._fill_soon()
+        self._look_ahead(size.height)
         return placed
 
     def _has(self, item: Item) -> bool:
@@ -174,8 +176,7 @@ class Transcript(VerticalScroll, can_focus=False):
         if self.items:
             index = min(max(bisect_right(self._tops, new_value) - 1, 0), len(self.items) - 1)
             self._seen = self.items[index], int(new_value) - self._tops[index]
-        if not self._covered(self.size.height):
-            self._fill_soon()
+        self._look_ahead(self.size.height)
 
     def _scroll_to(self, *args: Any, **options: Any) -> bool:
         # An animation would go on to where it was going, though that has moved meanwhile.
@@ -189,8 +190,17 @@ class Transcript(VerticalScroll, can_focus=False):
         first = max(bisect_right(self._tops, top - margin) - 1, 0)
         return first, min(bisect_left(self._tops, top + height + margin), len(self.items))
 
-    def _covered(self, height: int) -> bool:
-        first, last = self._range(height, height // 2)
+    def _look_ahead(self, height: int) -> None:
+        """Has widgets made for what is in view, and for a screen more when the reader rests."""
+        if self._ahead is not None:
+            self._ahead.stop()
+        if not self._covered(height, 0):
+            self._fill_soon()
+        elif not self._covered(height, height):
+            self._ahead = self.set_timer(REST, self._fill_soon)
+
+    def _covered(self, height: int, margin: int) -> bool:
+        first, last = self._range(height, margin)
         mounted = {child.item for child in self._mounted()}
         return mounted.issuperset(self.items[first:last])
 
@@ -206,7 +216,7 @@ class Transcript(VerticalScroll, can_focus=False):
 
     async def _mount_window(self) -> None:
         height = self.size.height or self.app.size.height  # it may have never been shown
-        seen_first, seen_last = self._range(height, height // 2)
+        seen_first, seen_last = self._range(height, height)
         first, last = self._range(height, 2 * height)
         spare = max(MOST - (seen_last - seen_first), 0) // 2
         wanted = self.items[max(first, seen_first - spare) : min(last, seen_last + spare)]

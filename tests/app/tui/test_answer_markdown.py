@@ -77,6 +77,30 @@ async def test_a_stream_ends_as_what_comes_at_once(name):
             await streamed.remove()
 
 
+async def test_only_the_beginning_of_a_line_waits():
+    async with Page().run_test() as pilot:
+        markdown = pilot.app.query_one(AnswerMarkdown)
+        shown = []
+        for piece in ("one", " ", "-", "\n", "-", " ", "two", "\n3."):
+            await markdown.write(piece)
+            await pilot.pause()
+            shown.append(markdown.source)
+        assert shown == [
+            "one",
+            "one ",
+            "one -",
+            "one -\n",
+            "one -\n",
+            "one -\n",
+            "one -\n- two",
+            "one -\n- two\n",
+        ]
+        await markdown.finish()
+        await markdown.write(" ")  # it goes on
+        await markdown.finish()
+        assert markdown.source == "one -\n- two\n3. "
+
+
 async def test_nothing_that_was_said_is_lost():
     text = DOCUMENTS["html"]
     async with Page().run_test(size=(60, 60)) as pilot:

@@ -41,6 +41,9 @@ class Host(App[None]):
 async def opened(size=(80, 24), **settings):
     app = Host(Sampling(**settings))
     async with app.run_test(size=size) as pilot:
+        while not app.query(Lock):  # the fields come after the first paint
+            await pilot.pause()
+        await pilot.pause()
         yield app, pilot
 
 
@@ -56,6 +59,20 @@ async def test_every_setting_has_a_field_and_all_fit_into_18_rows():
         assert app.query_one("#side").max_scroll_y == 0
         for widget in (*app.query(Input), *app.query(Lock)):
             assert app.panel.region.contains_region(widget.region)
+
+
+async def test_what_is_set_before_the_fields_are_there_is_what_they_say():
+    app = Host(Sampling())
+    async with app.run_test() as pilot:
+        assert not app.query(Field)
+        app.panel.put("top_k", 40.0)
+        app.panel.put("seed", 12)
+        app.panel.show_seed(99)
+        assert app.panel.sampling == Sampling(top_k=40, seed=12)
+        while not app.query(Lock):
+            await pilot.pause()
+        assert (field(app, "top_k").value, field(app, "seed").value) == ("40", "12")
+        assert app.query_one(Lock).locked
 
 
 @pytest.mark.parametrize(
@@ -167,7 +184,8 @@ async def test_the_wheel_steps_the_field_that_was_clicked():
 
 async def test_the_wheel_scrolls_past_other_fields():
     async with opened(size=(80, 6), temperature=0.8) as (app, pilot):
-        assert app.focused.id == "temperature"
+        field(app, "temperature").focus()
+        await pilot.pause()
         wheel(app, field(app, "top_p"), up=False)
         await pilot.pause()
         assert app.query_one("#side").scroll_target_y > 0
