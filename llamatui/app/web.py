@@ -22,13 +22,14 @@ from textual_serve.app_service import AppService
 from textual_serve.download_manager import DownloadManager
 from textual_serve.server import Server
 
+from llamatui.app.tui import GRACE
 from llamatui.app.web_doors import Doors, Origin
 from llamatui.errors import LlamatuiError
 
 log = logging.getLogger("llamatui.web")
 
-PATIENCE = 5.0
-"""Seconds that the app has to end by itself."""
+PATIENCE = GRACE + 1
+"""Seconds that the app has to end by itself: it may have something to save."""
 LARGEST_SCREEN = 1000  # columns or lines
 MOST_TABS = 8
 """Each loads a model of its own."""
