@@ -2,6 +2,7 @@
 
 import time
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -86,7 +87,8 @@ class Room(Screen[None]):
         """What happens until there is a model."""
         self._turning = False
         self._stopped = False  # while turning: what follows shall not begin
-        self._rate_shown = 0.0
+        self._told = 0.0  # when a number was shown last
+        self._numbers = cycle((self._show_rate, self._show_position))
         self._drawn = (0.0, 0.0)  # the clock, and what the event loop had computed, at the last frame
         self._soon = ""  # what is on its way beside what the room does
         self._ticker: Timer | None = None
@@ -259,7 +261,7 @@ class Room(Screen[None]):
             self.run.cancel()
         self.runner.submit(self.run)
         self.query_one(Status).say("reading")
-        self._rate_shown = time.monotonic()
+        self._told = time.monotonic()
         self._ticker.resume()
         self.refresh_bindings()
 
@@ -267,10 +269,10 @@ class Room(Screen[None]):
         run = self.run
         if run is None or not (run.done or self._frame_is_due()):
             return
-        if not run.done and (now := time.monotonic()) - self._rate_shown > 1 / RATES_PER_SECOND:
-            # In a frame without text: Textual draws all that lies between two changes, too.
-            self._rate_shown = now
-            self._show_progress(run)
+        if not run.done and (now := time.monotonic()) - self._told > 0.5 / RATES_PER_SECOND:
+            # In frames of their own, by turns: Textual draws all that lies between two changes, too.
+            self._told = now
+            next(self._numbers)(run)
             return
         text, done = run.drain()
         if text:
@@ -295,7 +297,8 @@ class Room(Screen[None]):
             self.run = None
             await self.finished(run)
         self.save()
-        self._show_progress(run)
+        self._show_rate(run)
+        self._show_position(run)
         self.show_engine()  # how many threads there are is known for certain only now
         if run.error is not None:
             message, hint = explain(run.error)
@@ -304,7 +307,11 @@ class Room(Screen[None]):
             self.query_one(Status).say(self.REASONS.get(run.generation.finish_reason, ""))
         self.refresh_bindings()
 
-    def _show_progress(self, run: Run) -> None:
+    def _show_rate(self, run: Run) -> None:
+        if run.generation is not None:
+            self.query_one(Header).show_rate(run.generation.rate, run.generation.timings.ttft_s)
+
+    def _show_position(self, run: Run) -> None:
         generation = run.generation
         if generation is None:
             return
@@ -313,7 +320,6 @@ class Room(Screen[None]):
             self.query_one(Status).say(f"reading {generation.processed}/{unread}")
         elif self.run is not None:
             self.query_one(Status).say("writing")
-        self.query_one(Header).show_rate(generation.rate, generation.timings.ttft_s)
         self.query_one(SamplingPanel).show_seed(generation.sampler.seed)
         self._show_context(generation.dropped_tokens, generation.limits.overflow)
 
