@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 FRAMES_PER_SECOND = 30
 SCREEN_SHARE = 0.03  # of one core: where the model has them all, what the screen takes the model lacks
 SLOWEST_FRAME = 0.33  # seconds
+WIDE = 100  # columns that leave room for the side column
 RATES_PER_SECOND = 2  # a number that changes faster cannot be read
 
 
@@ -61,7 +62,7 @@ class Room(Screen[None]):
         Binding("escape", "stop", "stop", id="app.stop"),
         Binding("escape", "home", "back", id="app.back"),
     ]
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 (Textual's own type)
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE, "-wide")]  # noqa: RUF012 (Textual's own type)
     DEFAULT_CSS = """
     Room {
         & #body { height: 1fr; }
@@ -168,6 +169,8 @@ class Room(Screen[None]):
     # What all rooms do.
 
     def compose(self) -> ComposeResult:
+        # Before there are widgets: Textual says so later, and computes all their styles again for it.
+        self.add_class("-wide" if self.app.size.width >= WIDE else "-narrow", update=False)
         yield Header(self.NAME)
         with Horizontal(id="body"):
             with Vertical(id="main"):
