@@ -270,9 +270,12 @@ class Room(Screen[None]):
 
     async def _tick(self) -> None:
         run = self.run
-        if run is None or not (run.done or self._frame_is_due()):
+        if run is None:
             return
-        if not run.done and (now := time.monotonic()) - self._told > 0.5 / RATES_PER_SECOND:
+        at_once = run.done or run.begins
+        if not self._frame_is_due(at_once):
+            return
+        if not at_once and (now := time.monotonic()) - self._told > 0.5 / RATES_PER_SECOND:
             # In frames of their own, by turns: Textual draws all that lies between two changes, too.
             self._told = now
             next(self._numbers)(run)
@@ -284,11 +287,11 @@ class Room(Screen[None]):
         if done:
             await self._finish(run)
 
-    def _frame_is_due(self) -> bool:
-        """Whether what the last frame cost is little enough of the time since then."""
+    def _frame_is_due(self, at_once: bool) -> bool:
+        """Whether what the last frame cost is little enough of the time since then, or nobody shall wait."""
         now, computed = time.monotonic(), time.thread_time()
         drawn, before = self._drawn
-        if now - drawn < min((computed - before) / SCREEN_SHARE, SLOWEST_FRAME):
+        if not at_once and now - drawn < min((computed - before) / SCREEN_SHARE, SLOWEST_FRAME):
             return False
         self._drawn = now, computed
         return True

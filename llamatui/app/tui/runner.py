@@ -120,6 +120,11 @@ class Run:
         return self.pieces[:end]
 
     @property
+    def begins(self) -> bool:
+        """Whether its first words wait to be drained."""
+        return bool(self._fresh) and not self.pieces
+
+    @property
     def done(self) -> bool:
         return self._done.is_set()
 

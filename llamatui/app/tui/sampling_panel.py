@@ -18,6 +18,8 @@ from llamatui.app.sampling import MAX_SEED
 from llamatui.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from llamatui.app.sampling import Sampling
 
 
@@ -244,25 +246,32 @@ class SamplingPanel(Vertical):
     def __init__(self, sampling: "Sampling") -> None:
         super().__init__()
         self.sampling = sampling
+        self._has_fields = False
 
     def compose(self) -> ComposeResult:
         yield Label("sampling", classes="title")
+        if self._has_fields:
+            yield from self._fields()
 
     def on_mount(self) -> None:
         # They are half of a room's widgets, and the first thing to be seen should not wait for them.
         self.call_after_refresh(self._mount_fields)
 
     async def _mount_fields(self) -> None:
-        rows: list[Widget] = []
+        self._has_fields = True
+        await self.mount_all(self._fields())
+
+    def _fields(self) -> "Iterator[Widget]":
         for name, setting in SETTINGS.items():
             field = Field(name, self.sampling)
             label, note = Label(setting.label, classes="label"), Label(field.note, classes="note")
-            rows.append(Horizontal(label, field, note, classes="setting"))
-        await self.mount_all([*rows, Seed(self.sampling.seed), Label(HINT, classes="hint")])
+            yield Horizontal(label, field, note, classes="setting")
+        yield Seed(self.sampling.seed)
+        yield Label(HINT, classes="hint")
 
     def put(self, name: str, value: float) -> None:
         """Sets a field, as if somebody typed it; the seed 0 is none."""
-        if not self.query(Seed):  # they are not there yet, and will begin with it
+        if not self._has_fields:  # they will begin with it
             exact: Any = int(value) if name in ("top_k", "seed") else value
             self._set(replace(self.sampling, **{name: exact}))
             return

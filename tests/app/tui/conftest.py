@@ -18,6 +18,7 @@ from textual.widgets import Input, TextArea
 from llamatui.app.sampling import Sampling
 from llamatui.app.tui.app import LlamaApp
 from llamatui.app.tui.launch import Launch
+from llamatui.app.tui.sampling_panel import Lock
 from llamatui.backends import registry
 from llamatui.backends.base import Backend
 from llamatui.backends.checkpoint import ModelConfig
@@ -177,6 +178,7 @@ def open_room(make_app: Callable[..., LlamaApp]) -> OpenRoom:
         app = make_app(room, **options)
         async with app.run_test(size=size) as pilot:
             await wait_until(lambda: app.room.model is not None, "the model")
+            await wait_until(lambda: app.room.query(Lock), "the sampling fields")
             await pilot.pause()
             yield app.room, pilot
         assert not threads_of_ours()
