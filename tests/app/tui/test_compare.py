@@ -270,7 +270,7 @@ async def test_leaving_while_they_write_leaves_no_thread(opened, wait_until):
         screen.query_one(Column).focus()
         await pilot.press("r")
         await wait_until(lambda: screen.corners[1].pieces)
-        Turning.gate.release(1)
+        Turning.gate.release(1000)
 
 
 async def test_quitting_while_a_backend_is_made_leaves_no_thread(opened, wait_until, monkeypatch):
