@@ -88,7 +88,7 @@ class Doors:
         """Why `request` is not answered, whoever sent it; "" if it is."""
         here = self._here(request)
         if here is None:
-            return f"{request.host!r} is no name of this server"
+            return f"{request.host!r} is no name of this server; another one is told by --public-url"
         origin = request.headers.get("Origin")
         if origin is not None and (parse(origin) or origin) not in (here, self._public):
             return f"{origin!r} is another site"

@@ -181,6 +181,7 @@ A slash begins a command, two are just a slash:
         except LlamatuiError as error:
             self.tell(error)
             return False
+        self.save()
         with self.changing():
             self._growing = None if conversation.growing else Item("assistant", "")
             self.transcript.following = True

@@ -132,8 +132,8 @@ class Composer(Editor):
         text, command = self.text, self.is_command
         if self._slash_typed and not command:
             text = message(text)
+        self.post_message(self.Submitted(text, command))  # first: it is a turn before it is no draft any more
         self.put("")  # at once: what is typed while the room is busy with it is no part of it
-        self.post_message(self.Submitted(text, command))
 
     def choose(self, choice: Suggestion) -> None:
         """Takes one from the menu."""

@@ -1,5 +1,6 @@
 """What the story room asks for: memory and the author's note, and where to save."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -110,6 +111,9 @@ class MemoryDialog(ModalScreen[None]):
         self._tell(self._typed if self._typed != self._saved else None)
 
 
+TWO_SUFFIXES = re.compile(r"(\.(?:txt|md|replay))\.txt$", re.IGNORECASE)
+
+
 class SaveDialog(ModalScreen[Path | None]):
     """Dismissed with the file that was written."""
 
@@ -148,7 +152,8 @@ class SaveDialog(ModalScreen[Path | None]):
 
     @on(Input.Submitted)
     async def _submitted(self, event: Input.Submitted) -> None:
-        name = event.value.strip()
+        # Who types a whole name over the selected one leaves the .txt that was suggested behind it.
+        name = TWO_SUFFIXES.sub(r"\1", event.value.strip())
         overwrite = name == self._confirmed
         try:
             if name.lower().endswith(SUFFIX):

@@ -216,3 +216,24 @@ async def test_without_a_history_a_blank_page_gets_what_was_typed_too(open_room,
         await pilot.press("w", *"then", "escape", "n")
         assert room.query_one(WritingLine).words == "then"
         assert room.sampling.temperature == 0.5
+
+
+async def test_a_message_is_a_turn_before_it_is_no_draft_any_more(
+    kept, ask, say, write, wait_until, monkeypatch
+):
+    async with kept("chat") as (room, pilot):
+        say("hello")
+        await ask(room, pilot, "hi")
+        await write(pilot, "and then?")
+        await pilot.pause()
+        found = []
+
+        def save(document, **_):
+            found.append((document.draft.typed, [turn.content for turn in document.content.turns][2:]))
+
+        monkeypatch.setattr(room.keeping._recorder, "save", save)
+        say("yes")
+        await pilot.press("enter")
+        await wait_until(lambda: found and not room.busy and len(room.conversation.turns) == 4)
+    at_first = next(turns for typed, turns in found if not typed)
+    assert at_first == ["and then?"]

@@ -374,6 +374,10 @@ async def test_a_story_is_saved_and_nothing_overwritten_by_accident(
         await pilot.press("escape")
         await wait_until(lambda: pilot.app.screen is room)
 
+        await pilot.press("x", *"llama.md", "enter")  # typed over what is selected
+        await wait_until(lambda: pilot.app.screen is room)
+        assert Path("llama.md").exists()
+
 
 async def test_a_story_is_not_lost_in_a_folder_that_is_gone(
     open_room, tell, wait_until, tmp_path, monkeypatch
