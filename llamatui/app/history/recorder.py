@@ -70,7 +70,11 @@ class _Stored:
 
 
 class Recorder:
-    """Saves documents. Its methods are for one thread, the event loop's; `flush` is for others."""
+    """Saves documents. Its methods are for one thread, the event loop's; `flush` is for others.
+
+    Attributes:
+        is_failing: Whether the last thing that was to be committed could not be.
+    """
 
     def __init__(
         self,
@@ -100,7 +104,7 @@ class Recorder:
         self._file: os.stat_result | None = None
         self._stored: dict[Document, _Stored] = {}
         self._is_anew = False  # the file that held them is there no more
-        self._is_failing = False
+        self.is_failing = False
 
     def save(self, document: Document, *, partial: str = "", ids: Sequence[int] = ()) -> None:
         """Notes what is new in a document; the writer follows.
@@ -186,11 +190,12 @@ class Recorder:
 
     def _tell(self, problem: HistoryError | None) -> None:
         """Says once that something is not saved, and once that all is again."""
-        if problem is not None and not self._is_failing:
+        if problem is not None and not self.is_failing:
+            self.is_failing = True
             self._say(Notice(f"not saved: {problem.message}", problem.hint, is_problem=True))
-        elif problem is None and self._is_failing:
+        elif problem is None and self.is_failing:
+            self.is_failing = False
             self._say(Notice("everything is saved again"))
-        self._is_failing = problem is not None
 
     def _say(self, notice: Notice) -> None:
         with suppress(Exception):  # who was to be told may be gone; the words are to be saved

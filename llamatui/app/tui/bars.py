@@ -119,6 +119,7 @@ class Status(Bar):
 
     _said = Content()
     _detail = ""
+    _warning = ""
 
     def say(self, text: str, style: str = "") -> None:
         self._said = Content.styled(text, style)
@@ -129,8 +130,14 @@ class Status(Bar):
         self._detail = text
         self._show()
 
+    def warn(self, text: str) -> None:
+        """What stands in front of all that, and stays; "" for nothing."""
+        self._warning = text
+        self._show()
+
     def _show(self) -> None:
-        parts = [self._said, Content.styled(self._detail, "dim")]
+        warning = Content.styled(self._warning, "$text-warning")
+        parts = [warning, self._said, Content.styled(self._detail, "dim")]
         self.left = Content(" · ").join([part for part in parts if part.plain])
 
     def show_context(self, used: int, limit: int, dropped: int, policy: str = "") -> None:

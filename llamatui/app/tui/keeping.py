@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Union
 
+from llamatui.app.tui.bars import Status
 from llamatui.app.tui.flow import printable
 from llamatui.app.tui.launch import LEAVING, Launch
 from llamatui.app.tui.runner import Runner
@@ -101,6 +102,10 @@ class Keeping:
         return self._caches
 
     def _say(self, notice: "Notice") -> None:
+        assert self._recorder is not None
+        for room in self.rooms:
+            for status in room.query(Status):  # none is left when the app closes
+                status.warn("not saved" if self._recorder.is_failing else "")
         self._app.notify(
             "\n".join(filter(None, (printable(notice.message), printable(notice.hint)))),
             title="History", severity="warning" if notice.is_problem else "information",

@@ -10,6 +10,7 @@ from llamatui.app.history.database import database_path
 from llamatui.app.history.recorder import Recorder
 from llamatui.app.sampling import Sampling
 from llamatui.app.story import Story
+from llamatui.app.tui.bars import Status
 from llamatui.app.tui.openings import OPENINGS, Openings
 from llamatui.app.tui.page import Page
 from llamatui.app.tui.sampling_panel import SamplingPanel
@@ -372,6 +373,7 @@ async def test_where_nothing_can_be_saved_the_room_works(kept, tell, wait_until,
         await tell(room, pilot, "space", " Far.")
         assert page(room) == OPENINGS[0] + " He ran. Far."
         assert len(toasts(pilot)) == 1
+        assert str(room.query_one(Status).left).startswith("not saved · "), "also when the toast is gone"
     assert room.keeping.unsaved
 
 
