@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 FRAMES_PER_SECOND = 30
 SCREEN_SHARE = 0.03  # of one core: where the model has them all, what the screen takes the model lacks
-SLOWEST_FRAME = 0.33  # seconds
+SLOWEST_FRAME = 0.25  # seconds; twice that ...
+UNREADABLE = 50  # ... from so many tokens per second on: nobody reads along
 WIDE = 100  # columns that leave room for the side column
 RATES_PER_SECOND = 2  # a number that changes faster cannot be read
 
@@ -291,7 +292,9 @@ class Room(Screen[None]):
         """Whether what the last frame cost is little enough of the time since then, or nobody shall wait."""
         now, computed = time.monotonic(), time.thread_time()
         drawn, before = self._drawn
-        if not at_once and now - drawn < min((computed - before) / SCREEN_SHARE, SLOWEST_FRAME):
+        generation = self.run.generation if self.run else None
+        slowest = SLOWEST_FRAME * (2 if generation and generation.rate > UNREADABLE else 1)
+        if not at_once and now - drawn < min((computed - before) / SCREEN_SHARE, slowest):
             return False
         self._drawn = now, computed
         return True
