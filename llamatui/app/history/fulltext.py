@@ -107,10 +107,13 @@ def refresh(connection: sqlite3.Connection) -> None:
 
 
 def _refresh(connection: sqlite3.Connection) -> None:
-    from llamatui.app.story import count_words
-
     stale = "SELECT id FROM documents WHERE indexed <> revision ORDER BY changed"
-    for (document,) in connection.execute(stale).fetchall():
+    documents = connection.execute(stale).fetchall()
+    if not documents:
+        return
+    from llamatui.app.story import count_words  # imports NumPy, for which a search need not wait
+
+    for (document,) in documents:
         with writing(connection):
             found = connection.execute(
                 "SELECT kind, title, state, revision, place FROM documents WHERE id = ?", (document,)
