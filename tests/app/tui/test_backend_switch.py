@@ -41,7 +41,8 @@ def made(say, monkeypatch):
         return found[-1]
 
     monkeypatch.setattr(registry, "create_backend", create)
-    monkeypatch.setattr(registry, "KERNELS", {})
+    for name in list(registry.KERNELS):  # the dict itself is emptied: other modules hold it too
+        monkeypatch.delitem(registry.KERNELS, name)
     monkeypatch.setattr(registry, "backend_class", KINDS.__getitem__)
     monkeypatch.setattr(registry, "default_backend", lambda checkpoint: "numba")
     return found
@@ -242,7 +243,7 @@ async def test_a_compiler_that_is_ready_late_does_not_undo_a_choice(tiny_model, 
         def wait(self):
             assert ready.wait(10)
 
-    monkeypatch.setattr(warm_up, "KERNELS", {"numba": "fp32"})
+    monkeypatch.setitem(registry.KERNELS, "numba", "fp32")
     monkeypatch.setattr(warm_up, "Compilation", Compilation)
     monkeypatch.setattr(warm_up, "failure", lambda kind: "")
     monkeypatch.setattr(
