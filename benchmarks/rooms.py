@@ -5,10 +5,12 @@
     python benchmarks/rooms.py --shape 15M -z tokenizer.model --chat-format llama2
 
 Each measurement is a process of its own, in a pseudo-terminal of 120x36 whose output is read and thrown
-away (`pty`) or with Textual's headless driver (`none`). Every round measures each once; the ratio is the
-median of each round's. The seed is kept, so all write the same words. Lag is what a timer of 20 ms in the
-app's event loop comes late by while the model writes; `screen` is the processor time of that loop for each
-token, which other programs disturb least.
+away (`pty`) or with Textual's headless driver (`none`). There the room writes a text, and then the engine
+writes the same one again, on the same thread, while the screen stands still: what `generate` does. Both take
+turns, as a machine's speed may change from minute to minute; the ratio is the median of those pairs in all
+rounds. A `generate` of its own process is measured beside them. Lag is what a timer of 20 ms in the app's
+event loop comes late by while the model writes; `screen` is the processor time of that loop for each token,
+which other programs disturb least.
 
 Beside it: the time until `llamatui story` shows its blank page in a pseudo-terminal, and until a page-up in a
 chat of 500 messages is on the screen, one every 0.3 s.
@@ -25,6 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +38,8 @@ from llamatui.app.sampling import Sampling
 if TYPE_CHECKING:
     from textual.pilot import Pilot
 
+    from llamatui.app.engine import Generation, Limits
+    from llamatui.app.model import LoadedModel
     from llamatui.app.tui.app import LlamaApp
 
 COLUMNS, ROWS = 120, 36
@@ -99,24 +104,27 @@ def arguments() -> argparse.Namespace:
 
 def speed(args: argparse.Namespace) -> None:
     rooms = [name for name in args.only or ROOMS if ROOMS[name] == "story" or chats(args)]
-    kinds = [(ALONE, "none"), *((name, driver) for name in rooms for driver in ("pty", "none"))]
+    kinds = [(name, driver) for name in rooms for driver in ("pty", "none")]
     results: dict[tuple[str, str], list[Result]] = {kind: [] for kind in kinds}
+    apart: list[Result] = []
     for _ in range(args.rounds):
+        apart.append(child(args, ALONE, "none"))
         for name, driver in kinds:
             results[name, driver].append(child(args, name, driver))
-    alone = [result["tok_s"] for result in results[ALONE, "none"]]
-    print(f"{Path(args.model or 'the bundled model').name}, {results[ALONE, 'none'][0]['backend']}:")
-    print(f"  {ALONE:18}{'':6}{statistics.median(alone):9.1f} tok/s")
+    tok_s = statistics.median(result["tok_s"] for result in apart)
+    print(f"{Path(args.model or 'the bundled model').name}, {apart[0]['backend']}:")
+    print(f"  {ALONE:18}{'':6}{tok_s:9.1f} tok/s in a process of its own")
     for (name, driver), found in results.items():
-        if name != ALONE:
-            speeds = [result["tok_s"] for result in found]
-            ratio = statistics.median(a / b for a, b in zip(speeds, alone, strict=True))
-            lags = [lag for result in found for lag in result["lags"]]
-            print(
-                f"  {name:18}{driver:6}{statistics.median(speeds):9.1f} tok/s  ratio {ratio:.2f}  "
-                f"screen {statistics.median(result['screen'] for result in found) * 1000:.2f} ms/token  "
-                f"lag {spread(lags)}"
-            )
+        pairs = [pair for result in found for pair in result["pairs"]]
+        lags = [lag for result in found for lag in result["lags"]]
+        here, alone = (statistics.median(speeds) for speeds in zip(*pairs, strict=True))
+        ratios = sorted(a / b for a, b in pairs)
+        print(
+            f"  {name:18}{driver:6}{here:9.1f} tok/s, {alone:.1f} without the screen, "
+            f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})  "
+            f"screen {statistics.median(result['screen'] for result in found) * 1000:.2f} ms/token  "
+            f"lag {spread(lags)}"
+        )
 
 
 def chats(args: argparse.Namespace) -> bool:
@@ -213,10 +221,8 @@ def measure(args: argparse.Namespace) -> Result:
 
 def alone(args: argparse.Namespace) -> Result:
     """What `llamatui generate` does, without a pipe to write into."""
-    from llamatui.app.engine import Limits, Session
+    from llamatui.app.engine import Limits
     from llamatui.app.model import load_model
-    from llamatui.app.sampler import Sampler
-    from llamatui.app.text_stream import StopMatcher, stream_text
     from llamatui.backends.registry import default_backend
     from llamatui.backends.threads import limit_blas_threads
 
@@ -224,14 +230,21 @@ def alone(args: argparse.Namespace) -> Result:
     model = load_model(args.model, tokenizer=args.tokenizer, backend="numpy")
     name = args.backend or default_backend(model.checkpoint)
     model = load_model(args.model, tokenizer=args.tokenizer, backend=name, threads=args.threads)
-    session, speeds = Session(model.backend), []
-    for _ in range(args.repeat + 1):
-        limits = Limits(stop_ids=model.stop_ids)
-        generation = session.start(model.encode_prompt(OPENING), Sampler(SAMPLING), limits)
-        for _ in stream_text(generation, model.tokenizer, StopMatcher(())):
-            pass
-        speeds.append(generation.timings.decode_tps)
-    return {"tok_s": statistics.median(speeds[1:]), "backend": name}
+    prompt, limits = model.encode_prompt(OPENING), Limits(stop_ids=model.stop_ids)
+    speeds = [generated(model, prompt, limits) for _ in range(args.repeat + 1)][1:]
+    return {"tok_s": statistics.median(speeds), "backend": name}
+
+
+def generated(model: "LoadedModel", prompt: Sequence[int], limits: "Limits") -> float:
+    """Tokens per second of a text of which nothing is shown."""
+    from llamatui.app.engine import Session
+    from llamatui.app.sampler import Sampler
+    from llamatui.app.text_stream import StopMatcher, stream_text
+
+    generation = Session(model.backend.latest).start(prompt, Sampler(SAMPLING), limits)
+    for _ in stream_text(generation, model.tokenizer, StopMatcher(())):
+        pass
+    return generation.timings.decode_tps
 
 
 def in_room(args: argparse.Namespace) -> Result:
@@ -267,11 +280,11 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def written(app: "LlamaApp", repeat: int, *, heat: bool) -> Result:
-    """Tokens per second and lags of `repeat` texts, after one that warms up."""
+    """Tokens per second, here and without the screen, and lags of `repeat` texts, after one that warms up."""
     room: Any = app.room
     begin, argument = (room.write, OPENING) if room.NAME == "story" else (room.ask, QUESTION)
     again = room.action_retry if room.NAME == "story" else room.action_regenerate
-    speeds: list[float] = []
+    pairs: list[tuple[float, float]] = []
     lags: list[float] = []
     screen: list[float] = []
     for number in range(repeat + 1):
@@ -282,14 +295,33 @@ async def written(app: "LlamaApp", repeat: int, *, heat: bool) -> Result:
         await until(lambda: room.run is not None and room.run.generation is not None)
         generation, spent = room.run.generation, time.thread_time()
         found = await lags_until(lambda: not room.busy)
+        spent = time.thread_time() - spent
+        await asyncio.sleep(TICK * 10)  # what is shown at the end
+        apart = without_screen(room, generation)
         if number:
-            speeds.append(generation.timings.decode_tps)
+            pairs.append((generation.timings.decode_tps, apart))
             lags += found
-            screen.append((time.thread_time() - spent) / generation.timings.decode_tokens)
+            screen.append(spent / generation.timings.decode_tokens)
         elif heat:
             room.call_later(room.action_heat)
             await asyncio.sleep(2)  # what is there is measured first
-    return {"tok_s": statistics.median(speeds), "lags": lags, "screen": statistics.median(screen)}
+    return {"pairs": pairs, "lags": lags, "screen": statistics.median(screen)}
+
+
+def without_screen(room: Any, generation: "Generation") -> float:
+    """Tokens per second of the same text again, on the inference thread, while the event loop waits."""
+    limits = replace(generation.limits, alternatives=None, max_new_tokens=generation.timings.decode_tokens)
+    done, speeds = threading.Event(), []
+
+    def again() -> None:
+        try:
+            speeds.append(generated(room.model, generation.prompt, limits))
+        finally:
+            done.set()
+
+    room.runner.submit(again)
+    done.wait()
+    return speeds[0]
 
 
 async def lags_until(condition: Callable[[], object]) -> list[float]:

@@ -1,7 +1,8 @@
 """The app: opens models while the room is already there, switches backends and rooms, shows errors."""
 
 import gc
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -73,6 +74,7 @@ class LlamaApp(App[None]):
         self._wanted = options.document  # of the history, as soon as there is a model
         self._reopened: DocumentReady | None = None  # is ready, and the room is not
         self._exit_code = 0
+        self._has_begun = False
         for name in get_args(RoomName):
             # The prompt is for the room that was asked for.
             launch = options if name == room else replace(options, prompt="")
@@ -94,7 +96,18 @@ class LlamaApp(App[None]):
         """The app closes, and a room's widgets go before what is still to be told."""
         return not self.screen_stack or not self.room.query(Status)
 
+    @contextmanager
+    def batch_update(self) -> Iterator[None]:
+        """Textual's, but not around the start, where the room's first frame would be drawn in vain and only
+        what comes after it be seen."""
+        if self._has_begun:
+            with super().batch_update():
+                yield
+        else:
+            yield
+
     def on_ready(self) -> None:
+        self._has_begun = True
         # After the first paint: the engine's imports would hold it up.
         self.call_after_refresh(self._load, self.options)
 

@@ -6,13 +6,13 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from textual import events
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
 from textual.timer import Timer
 from textual.widget import Widget
-from textual.widgets import Input, TextArea
 
 from llamatui.app.history.draft import Draft
 from llamatui.app.tui.bars import Header, Keys, Status, one_line
@@ -181,6 +181,10 @@ class Room(Screen[None]):
         yield Status()
         yield Keys()
 
+    def on_screen_resume(self, event: events.ScreenResume) -> None:
+        if not self.stack_updates:
+            event.refresh_styles = False  # for the first time they were computed just now
+
     def on_mount(self) -> None:
         self._ticker = self.set_interval(1 / FRAMES_PER_SECOND, self._tick, pause=True)
         if self.model is None:
@@ -340,7 +344,7 @@ class Room(Screen[None]):
     @property
     def typing(self) -> bool:
         """Whether keys are letters now."""
-        return isinstance(self.focused, Input | TextArea)
+        return self.focused is not None and self.focused.check_consume_key("a", "a")
 
     def stop(self) -> None:
         """Ends the generation, or the one that is about to begin; what it made so far stays."""

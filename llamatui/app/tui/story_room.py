@@ -10,8 +10,8 @@ from textual.widget import Widget
 from llamatui.app.history.draft import Draft
 from llamatui.app.tui.alternatives import Alternatives
 from llamatui.app.tui.bars import Status
-from llamatui.app.tui.branches import Branches
 from llamatui.app.tui.clipboard import copy
+from llamatui.app.tui.desk import Desk, shared, smallest_change
 from llamatui.app.tui.flow import printable
 from llamatui.app.tui.heat import Legend
 from llamatui.app.tui.insight import Insight, Scored
@@ -19,7 +19,6 @@ from llamatui.app.tui.keeping import Keeping
 from llamatui.app.tui.launch import Launch
 from llamatui.app.tui.openings import CHOICES, OPENINGS, Opening, Openings, WritingLine
 from llamatui.app.tui.page import Page
-from llamatui.app.tui.page_editor import Desk, shared, smallest_change
 from llamatui.app.tui.room import Room
 from llamatui.app.tui.runner import Piece, Run, Runner
 from llamatui.app.tui.story_side import StorySide
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from llamatui.app.engine import Limits
     from llamatui.app.model import LoadedModel
     from llamatui.app.story import Story
+    from llamatui.app.tui.branches import Branches
 
 NUMBERS = "1234567890"
 
@@ -340,7 +340,7 @@ one, and the story goes on from it.
         self.insight.fill()
         self.home.focus()
 
-    def on_branches_chosen(self, event: Branches.Chosen) -> None:
+    def on_branches_chosen(self, event: "Branches.Chosen") -> None:
         if not self.editing:
             self.telling.when_idle(lambda: self.telling.follow(event.node))
 

@@ -6,8 +6,6 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widgets import Label
 
-from llamatui.app.tui.branches import Branches
-
 if TYPE_CHECKING:
     from llamatui.app.story import Story
 
@@ -26,12 +24,15 @@ class StorySide(Vertical):
     def compose(self) -> ComposeResult:
         yield Label("story", classes="title")
         yield Label("a blank page", id="shape", classes="quiet", markup=False)
-        yield Branches()
         yield Label("", id="kept", classes="quiet", markup=False)
 
     def show(self, story: "Story", words: str) -> None:
         """`words`: how many there are."""
+        from llamatui.app.tui.branches import Branches
+
         self.query_one("#shape", Label).update(f"{words} · {len(story.path):,} tokens")
+        if not self.query(Branches):
+            self.mount(Branches(), before="#kept")
         self.query_one(Branches).show(story)
         kept = [name for name, text in (("memory", story.memory), ("note", story.note)) if text]
         label = self.query_one("#kept", Label)

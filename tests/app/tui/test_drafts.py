@@ -6,9 +6,9 @@ from textual.widgets import TextArea
 from llamatui.app.history.collection import Library
 from llamatui.app.history.draft import Draft
 from llamatui.app.tui.bars import Status
+from llamatui.app.tui.desk import Desk
 from llamatui.app.tui.openings import OPENINGS, WritingLine
 from llamatui.app.tui.page import Page
-from llamatui.app.tui.page_editor import Desk
 
 
 def saved(room):

@@ -8,9 +8,10 @@ from textual.widgets import Input
 
 from llamatui.app.tui.bars import Status
 from llamatui.app.tui.branches import Branches, branches_of
+from llamatui.app.tui.desk import Desk, smallest_change
 from llamatui.app.tui.openings import OPENINGS, Openings, WritingLine
 from llamatui.app.tui.page import Page
-from llamatui.app.tui.page_editor import Desk, PageEditor, smallest_change
+from llamatui.app.tui.page_editor import PageEditor
 from llamatui.app.tui.story_dialogs import MemoryDialog, SaveDialog
 from llamatui.app.tui.story_side import StorySide
 
