@@ -181,6 +181,7 @@ def in_terminal(command: Sequence[str], awaited: bytes = b"") -> tuple[int, floa
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is compiled
     began, seen, printed = time.perf_counter(), 0.0, b""
     quit_ = threading.Timer(1, os.write, (master, b"\x11"))  # Ctrl+Q, once it listens
     process = subprocess.Popen(
