@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,7 @@ OverflowPolicy = Literal["stop", "shift", "error"]
 ROWS = 64  # of the table in which the largest logits are looked for
 
 
-@dataclass(frozen=True, slots=True)
-class Alternative:
+class Alternative(NamedTuple):
     id: int
     logprob: float
 
@@ -369,16 +368,18 @@ class Generation:
 
 def record(token: int, logits: FloatArray, alternatives: int) -> TokenRecord:
     """What logits (vocab_size,) say about `token`."""
-    x = logits - logits.max()  # (vocab_size,)
+    top = likeliest(logits, alternatives)
+    x = logits - (logits[top[0]] if top else logits.max())  # (vocab_size,)
     odds = np.exp(x)  # (vocab_size,)
     total = odds.sum()
     log_total = math.log(total)
+    ahead = x[top] if token in top else x  # (alternatives,) or (vocab_size,): who may be before it
     return TokenRecord(
         token,
         logprob=float(x[token]) - log_total,
-        rank=int(np.count_nonzero(x > x[token])),
+        rank=int(np.count_nonzero(ahead > x[token])),
         entropy=log_total - float(odds @ x) / float(total),
-        top=tuple(Alternative(i, float(x[i]) - log_total) for i in likeliest(x, alternatives)),
+        top=tuple(Alternative(i, float(x[i]) - log_total) for i in top),
     )
 
 
@@ -389,8 +390,12 @@ def likeliest(logits: FloatArray, n: int) -> list[int]:
     columns = logits.size // ROWS
     if n < columns:
         # At least n logits reach the n-th largest of the columns' maxima, and hardly more: few to sort.
-        maxima = logits[: ROWS * columns].reshape(ROWS, columns).max(axis=0)  # (columns,)
-        ids = np.flatnonzero(logits >= np.partition(maxima, -n)[-n])  # (>= n,)
+        table, rest = logits[: ROWS * columns].reshape(ROWS, columns), logits[ROWS * columns :]
+        maxima = table.max(axis=0)  # (columns,)
+        least = np.partition(maxima, -n)[-n]
+        among = np.flatnonzero(maxima >= least)  # (>= n,): the columns that have such logits
+        rows, places = divmod(np.flatnonzero(table[:, among] >= least), among.size)  # (>= n,)
+        ids = np.concatenate((rows * columns + among[places], ROWS * columns + np.flatnonzero(rest >= least)))
     else:
         ids = np.arange(logits.size)
     return ids[np.argsort(-logits[ids], kind="stable")[:n]].tolist()  # type: ignore[no-any-return]
