@@ -18,6 +18,7 @@ chat of 500 messages is on the screen, one every 0.3 s.
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import statistics
@@ -259,6 +260,7 @@ def in_room(args: argparse.Namespace) -> Result:
         model=args.model or str(store.bundled()), sampling=SAMPLING, tokenizer=args.tokenizer,
         backend=args.backend, threads=args.threads, chat_format=args.chat_format, overflow="stop",
     )  # fmt: skip
+    gc.disable()  # as run_app does, until the engine is there
     app = LlamaApp(name, launch)
 
     async def drive(pilot: "Pilot[object]") -> None:

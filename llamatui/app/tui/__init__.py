@@ -38,7 +38,7 @@ __all__ = ["Launch", "RoomName", "run_app"]
 
 def run_app(room: RoomName, options: Launch) -> int:
     """Runs the terminal app until the user leaves it; returns the exit code."""
-    # Until the first paint nothing becomes garbage: collecting costs a tenth of the time until then.
+    # Until the engine is there nothing becomes garbage: collecting costs a tenth of the time until then.
     gc.disable()
     from llamatui.app.tui.app import LlamaApp
 

@@ -1,6 +1,5 @@
 """The app: opens models while the room is already there, switches backends and rooms, shows errors."""
 
-import gc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -114,9 +113,6 @@ class LlamaApp(App[None]):
     # Errands: what the errands thread is asked for, and how it goes on when that is done.
 
     def _load(self, options: Launch, pull: str = "") -> None:
-        if not gc.isenabled():  # see run_app
-            gc.freeze()  # what is there stays: to look through it now and then would hold up the model
-            gc.enable()
         self._begin(Loading(self, self.errands, options, one_line(Path(options.model).stem), pull))
 
     def _begin(self, errand: Errand) -> None:

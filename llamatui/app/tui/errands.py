@@ -4,6 +4,7 @@ Errands run one after another on a thread beside the inference thread, so that w
 meanwhile. They tell the app how far they are, and how they ended.
 """
 
+import gc
 import threading
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,9 @@ class Loading(Errand):
             import llamatui.app.history.recorder
             import llamatui.app.tui.caches  # noqa: F401
 
+        if not gc.isenabled():  # see run_app
+            gc.freeze()  # what is there stays: to look through it now and then would hold up model and screen
+            gc.enable()
         model = load_model(
             options.model,
             tokenizer=options.tokenizer,

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from llamatui.app.conversation import Turn
     from llamatui.app.tree import Node, Tree
 
-MOST = 40
-"""Messages that are widgets at a time, unless there are more on three screens."""
-REST = 0.1  # seconds without scrolling
+AT_ONCE = 2
+"""Messages that are made beside what is in view; then those who scroll or type have their turn."""
+REST = 0.1  # seconds without scrolling until ...
+BREATH = 0.01  # ... and from then on between two such times
 
 
 class Rest(Widget):
@@ -53,6 +54,7 @@ class Transcript(VerticalScroll, can_focus=False):
         self._seen: tuple[Item, int] | None = None  # the first in view, and how many of its rows are above
         self._lock = asyncio.Lock()
         self._filling = False
+        self._complete = True  # no widget is missing, or too much
         self._ahead: Timer | None = None
 
     def compose(self) -> ComposeResult:
@@ -157,7 +159,7 @@ class Transcript(VerticalScroll, can_focus=False):
         else:
             item, hidden = self._seen
             self._put(min(self._tops[item.index] + min(hidden, item.rows(size.width) - 1), bottom))
-        self._look_ahead(size.height)
+        self._look_ahead(size.height, BREATH)
         return placed
 
     def _has(self, item: Item) -> bool:
@@ -176,7 +178,7 @@ class Transcript(VerticalScroll, can_focus=False):
         if self.items:
             index = min(max(bisect_right(self._tops, new_value) - 1, 0), len(self.items) - 1)
             self._seen = self.items[index], int(new_value) - self._tops[index]
-        self._look_ahead(self.size.height)
+        self._look_ahead(self.size.height, REST)
 
     def _scroll_to(self, *args: Any, **options: Any) -> bool:
         # An animation would go on to where it was going, though that has moved meanwhile.
@@ -190,14 +192,14 @@ class Transcript(VerticalScroll, can_focus=False):
         first = max(bisect_right(self._tops, top - margin) - 1, 0)
         return first, min(bisect_left(self._tops, top + height + margin), len(self.items))
 
-    def _look_ahead(self, height: int) -> None:
-        """Has widgets made for what is in view, and for a screen more when the reader rests."""
+    def _look_ahead(self, height: int, pause: float) -> None:
+        """Has widgets made for what is in view, and for more of them, few by few, when the reader rests."""
         if self._ahead is not None:
             self._ahead.stop()
         if not self._covered(height, 0):
             self._fill_soon()
-        elif not self._covered(height, height):
-            self._ahead = self.set_timer(REST, self._fill_soon)
+        elif not (self._complete and self._covered(height, height)):
+            self._ahead = self.set_timer(pause, self._fill_soon)
 
     def _covered(self, height: int, margin: int) -> bool:
         first, last = self._range(height, margin)
@@ -215,12 +217,12 @@ class Transcript(VerticalScroll, can_focus=False):
             await self._mount_window()
 
     async def _mount_window(self) -> None:
+        """Has widgets for what is in view, and for a few more of what is less than a screen away.
+
+        Those that are more than two screens away go little by little.
+        """
         height = self.size.height or self.app.size.height  # it may have never been shown
-        seen_first, seen_last = self._range(height, height)
-        first, last = self._range(height, 2 * height)
-        spare = max(MOST - (seen_last - seen_first), 0) // 2
-        wanted = self.items[max(first, seen_first - spare) : min(last, seen_last + spare)]
-        keep = set(wanted)
+        keep = set(self.items[slice(*self._range(height, 2 * height))])
         there: dict[Item, Widget] = {}
         gone = []
         for child in self._mounted():
@@ -228,16 +230,25 @@ class Transcript(VerticalScroll, can_focus=False):
                 there[child.item] = child
             else:
                 gone.append(child)
+        first, last = self._range(height, 0)
+        wanted = self.items[slice(*self._range(height, height))]
+        missing = sorted(
+            (item for item in wanted if item not in there),
+            key=lambda item: max(first - item.index, item.index - (last - 1), 0),
+        )
+        new = missing[: max(sum(first <= item.index < last for item in missing), AT_ONCE)]
+        surplus = gone[: max(len(new), AT_ONCE)]
+        self._complete = len(new) == len(missing) and len(surplus) == len(gone)
         with self.app.batch_update():
-            if gone:
-                await self.remove_children(gone)
-            order = sorted({*wanted, *there}, key=lambda item: item.index)
+            if surplus:
+                await self.remove_children(surplus)
+            order = sorted({*new, *there}, key=lambda item: item.index)
             for is_there, run in groupby(order, key=lambda item: item in there):
                 if not is_there:
-                    new = list(run)
-                    at = order.index(new[-1]) + 1
+                    made = list(run)
+                    at = order.index(made[-1]) + 1
                     after = there[order[at]] if at < len(order) else None
-                    await self.mount_all([widget_for(item) for item in new], before=after)
+                    await self.mount_all([widget_for(item) for item in made], before=after)
         for child in self._mounted():
             child.set_class(child.item.index == 0, "-first")
 
