@@ -1,6 +1,6 @@
 """The models and tokenizers that `llamatui pull` knows by name.
 
-Imported for shell completion, so it stays light.
+Imported for shell completion and before the first paint, so it stays light.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from difflib import get_close_matches
 LLAMA_3_2_LICENCE = "Llama 3.2 Community"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Entry:
     name: str
     repo: str
@@ -28,14 +28,14 @@ class Entry:
         return f"{self.name} ({self.size / 1e6:.1f} MB from huggingface.co)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Tokenizer(Entry):
     """A tokenizer file on the hub, for models that come without one."""
 
     vocab_size: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Model(Entry):
     parameters: int
     tokenizer: Tokenizer | None = None

@@ -4,13 +4,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, get_args
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.markup import escape
+from textual.reactive import Initialize, Reactive
 from textual.screen import Screen
+from textual.theme import Theme
 from textual.timer import Timer
 
 from llamatui.app import catalogue
@@ -50,6 +53,8 @@ class LlamaApp(App[None]):
     CSS = """
     ToastRack { dock: top; align: right top; margin-top: 2; }
     """
+    # Set later, it would have all styles computed again.
+    theme: Reactive[str] = Reactive(Initialize(attrgetter("options.theme")))
 
     def __init__(self, room: RoomName, options: Launch) -> None:
         """
@@ -59,8 +64,9 @@ class LlamaApp(App[None]):
         # The room is there from the first paint on, without an empty screen before it.
         self.DEFAULT_MODE = room  # type: ignore[misc]
         plain = few_colours()
-        super().__init__(ansi_color=plain or None)
         self.options = options
+        self._own_themes = {theme.name: theme for theme in (PLAIN if plain else (DARK, LIGHT, CONTRAST))}
+        super().__init__(ansi_color=plain or None)
         self.runner = Runner("inference", self._job_failed)
         self.errands = Runner("errands", self._job_failed)
         self.reader = Runner("headers", self._job_failed)
@@ -78,12 +84,15 @@ class LlamaApp(App[None]):
             # The prompt is for the room that was asked for.
             launch = options if name == room else replace(options, prompt="")
             self.add_mode(name, partial(make_room, name, launch, self.runner, self.keeping))
-        for theme in PLAIN if plain else (DARK, LIGHT, CONTRAST):
+        for theme in self._own_themes.values():
             self.register_theme(theme)
         if options.theme not in self.available_themes:
             raise UsageError(f"no theme is called {options.theme!r}", f"choose {', '.join(NAMES)}")
-        self.theme = options.theme
         self.set_keymap(options.keys)
+
+    def get_theme(self, theme_name: str) -> Theme | None:
+        # Textual asks while it is made, when none can be registered yet.
+        return self._own_themes.get(theme_name) or super().get_theme(theme_name)
 
     @property
     def room(self) -> Room:

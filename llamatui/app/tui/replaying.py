@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 from llamatui.app.text_file import named_path
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 SUFFIX = ".replay"
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
+class Passage(NamedTuple):
     """A step, and where in the text of its node it begins: an answer may have gone on."""
 
     at: int

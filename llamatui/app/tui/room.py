@@ -35,6 +35,7 @@ SLOWEST_FRAME = 0.25  # seconds; twice that ...
 UNREADABLE = 50  # ... from so many tokens per second on: nobody reads along
 WIDE = 100  # columns that leave room for the side column
 RATES_PER_SECOND = 2  # a number that changes faster cannot be read
+TEXTS_PER_RATE = 3  # frames with new words that come first: where frames are rare, they are for the words
 
 
 def swap_notice(generation: "Generation | None") -> str:
@@ -90,6 +91,7 @@ class Room(Screen[None]):
         self._turning = False
         self._stopped = False  # while turning: what follows shall not begin
         self._told = 0.0  # when a number was shown last
+        self._texts = 0  # frames with new words since then
         self._numbers = cycle((self._show_rate, self._show_position))
         self._drawn = (0.0, 0.0)  # the clock, and what the event loop had computed, at the last frame
         self._soon = ""  # what is on its way beside what the room does
@@ -280,13 +282,15 @@ class Room(Screen[None]):
         at_once = run.done or run.begins
         if not self._frame_is_due(at_once):
             return
-        if not at_once and (now := time.monotonic()) - self._told > 0.5 / RATES_PER_SECOND:
+        has_turn = self._texts >= TEXTS_PER_RATE or not run.waits
+        if not at_once and has_turn and (now := time.monotonic()) - self._told > 0.5 / RATES_PER_SECOND:
             # In frames of their own, by turns: Textual draws all that lies between two changes, too.
-            self._told = now
+            self._told, self._texts = now, 0
             next(self._numbers)(run)
             return
         text, done = run.drain()
         if text:
+            self._texts += 1
             await self.receive(text)
             self.keeping.save(self, typed=False)
         if done:

@@ -9,9 +9,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from llamatui.app.engine import Generation, TokenRecord
@@ -23,8 +22,7 @@ LONGEST_CHARACTER = 4  # bytes, in UTF-8
 BATCHES_PER_SECOND = 30
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """One token and the text that it completed: "" inside a character."""
 
     record: "TokenRecord"
@@ -120,9 +118,14 @@ class Run:
         return self.pieces[:end]
 
     @property
+    def waits(self) -> bool:
+        """Whether words wait to be drained."""
+        return bool(self._fresh)
+
+    @property
     def begins(self) -> bool:
-        """Whether its first words wait to be drained."""
-        return bool(self._fresh) and not self.pieces
+        """Whether the first ones do."""
+        return self.waits and not self.pieces
 
     @property
     def done(self) -> bool:

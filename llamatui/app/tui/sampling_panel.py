@@ -1,7 +1,7 @@
 """Temperature and the rest as fields; what they say holds from the next token on."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from textual import events, on
 from textual.app import ComposeResult
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from llamatui.app.sampling import Sampling
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """How a field of `Sampling` is shown."""
 
     label: str

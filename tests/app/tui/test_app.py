@@ -10,6 +10,7 @@ from textual.color import Color
 from textual.widgets import Static
 
 from llamatui.app import catalogue, pull
+from llamatui.app.tui import room as tui_room
 from llamatui.app.tui.bars import Status
 from llamatui.app.tui.chat_room import ChatRoom
 from llamatui.app.tui.error_screen import ErrorScreen
@@ -126,6 +127,22 @@ async def test_quitting_while_generating_leaves_no_thread(open_room, wait_until,
         assert inference_threads()
         await pilot.press(key)
     assert ScriptedBackend.script  # it was not waited for until the end
+
+
+async def test_words_are_seen_while_they_are_written_however_dear_a_frame_is(
+    open_room, wait_until, say, monkeypatch
+):
+    monkeypatch.setattr(tui_room, "SCREEN_SHARE", 1e-9)  # each frame is as late as it may be,
+    monkeypatch.setattr(
+        tui_room, "SLOWEST_FRAME", 0.6 / tui_room.RATES_PER_SECOND
+    )  # when a number is due too
+    gate = threading.Semaphore(20)
+    say(" one two three four" * 10, gate=gate)
+    async with open_room("story", context=512) as (room, pilot):
+        await pilot.press("1")
+        await wait_until(lambda: " one two th" in room.query_one(Page).text, seconds=20)
+        assert not room.run.done
+        gate.release(1000)
 
 
 async def test_quitting_while_loading_leaves_no_thread(make_app, wait_until, monkeypatch):
