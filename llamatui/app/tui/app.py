@@ -106,8 +106,7 @@ class LlamaApp(App[None]):
 
     @contextmanager
     def batch_update(self) -> Iterator[None]:
-        """Textual's, but not around the start, where the room's first frame would be drawn in vain and only
-        what comes after it be seen."""
+        """Textual's, but not around the start: it would draw the room's first frame in vain, and show the next."""
         if self._has_begun:
             with super().batch_update():
                 yield

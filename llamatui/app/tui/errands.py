@@ -75,6 +75,7 @@ class Loading(Errand):
     def run(self) -> Message:
         options = self.options
         if self._pull:
+            gc.enable()  # for that may take long; see below
             self._fetch()
         self.tell("starting the engine")
         # These imports bring NumPy: here they hold up nothing that is drawn.
