@@ -5,12 +5,12 @@
     python benchmarks/rooms.py --shape 15M -z tokenizer.model --chat-format llama2
 
 Each measurement is a process of its own, in a pseudo-terminal of 120x36 whose output is read and thrown
-away (`pty`) or with Textual's headless driver (`none`). There the room writes a text, and then the engine
-writes the same one again, on the same thread, while the screen stands still: what `generate` does. Both take
-turns, as a machine's speed may change from minute to minute; the ratio is the median of those pairs in all
-rounds. A `generate` of its own process is measured beside them. Lag is what a timer of 20 ms in the app's
-event loop comes late by while the model writes; `screen` is the processor time of that loop for each token,
-which other programs disturb least.
+away (`pty`) or with Textual's headless driver (`none`). There the room writes a text; before and behind it
+the engine writes the same one on the same thread while the screen stands still, which is what `generate`
+does. So both take turns, as a machine's speed may change from minute to minute; the ratio is the median of
+all texts. The heat map's has in it what it costs to measure each token. A `generate` of its own process runs
+beside them. Lag is what a timer of 20 ms in the app's event loop comes late by while the model writes;
+`screen` is the processor time of that loop for each token, which other programs disturb least.
 
 Beside it: the time until `llamatui story` shows its blank page in a pseudo-terminal, and until a page-up in a
 chat of 500 messages is on the screen, one every 0.3 s.
@@ -288,6 +288,7 @@ async def written(app: "LlamaApp", repeat: int, *, heat: bool) -> Result:
     begin, argument = (room.write, OPENING) if room.NAME == "story" else (room.ask, QUESTION)
     again = room.action_retry if room.NAME == "story" else room.action_regenerate
     pairs: list[tuple[float, float]] = []
+    apart: list[float] = []
     lags: list[float] = []
     screen: list[float] = []
     for number in range(repeat + 1):
@@ -300,9 +301,9 @@ async def written(app: "LlamaApp", repeat: int, *, heat: bool) -> Result:
         found = await lags_until(lambda: not room.busy)
         spent = time.thread_time() - spent
         await asyncio.sleep(TICK * 10)  # what is shown at the end
-        apart = without_screen(room, generation)
+        apart.append(without_screen(room, generation))
         if number:
-            pairs.append((generation.timings.decode_tps, apart))
+            pairs.append((generation.timings.decode_tps, sum(apart[-2:]) / 2))
             lags += found
             screen.append(spent / generation.timings.decode_tokens)
         elif heat:

@@ -368,8 +368,8 @@ class Generation:
 
 def record(token: int, logits: FloatArray, alternatives: int) -> TokenRecord:
     """What logits (vocab_size,) say about `token`."""
-    top = likeliest(logits, alternatives)
-    x = logits - (logits[top[0]] if top else logits.max())  # (vocab_size,)
+    x = logits - logits.max()  # (vocab_size,)
+    top = likeliest(x, alternatives)
     odds = np.exp(x)  # (vocab_size,)
     total = odds.sum()
     log_total = math.log(total)

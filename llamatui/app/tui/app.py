@@ -106,7 +106,7 @@ class LlamaApp(App[None]):
 
     @contextmanager
     def batch_update(self) -> Iterator[None]:
-        """Textual's, but not around the start: it would draw the room's first frame in vain, and show the next."""
+        """Textual's, but not around the start: it would throw the room's first frame away."""
         if self._has_begun:
             with super().batch_update():
                 yield

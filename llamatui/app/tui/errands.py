@@ -77,20 +77,21 @@ class Loading(Errand):
         if self._pull:
             gc.enable()  # for that may take long; see below
             self._fetch()
-        self.tell("starting the engine")
-        # These imports bring NumPy: here they hold up nothing that is drawn.
-        from llamatui.backends.threads import limit_blas_threads
+        try:
+            self.tell("starting the engine")
+            # These imports bring NumPy: here they hold up nothing that is drawn.
+            from llamatui.backends.threads import limit_blas_threads
 
-        limit_blas_threads(options.threads)
-        from llamatui.app.model import load_model
+            limit_blas_threads(options.threads)
+            from llamatui.app.model import load_model
 
-        if options.history:
-            import llamatui.app.history.recorder
-            import llamatui.app.tui.caches  # noqa: F401
-
-        if not gc.isenabled():  # see run_app
-            gc.freeze()  # what is there stays: to look through it now and then would hold up model and screen
-            gc.enable()
+            if options.history:
+                import llamatui.app.history.recorder
+                import llamatui.app.tui.caches  # noqa: F401
+        finally:
+            if not gc.isenabled():  # see run_app
+                gc.freeze()  # what is there stays: to look through it would hold up model and screen
+                gc.enable()
         model = load_model(
             options.model,
             tokenizer=options.tokenizer,

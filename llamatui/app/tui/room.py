@@ -91,7 +91,7 @@ class Room(Screen[None]):
         self._turning = False
         self._stopped = False  # while turning: what follows shall not begin
         self._told = 0.0  # when a number was shown last
-        self._texts = 0  # frames with new words since then
+        self._texts = 0  # frames since then that had something new
         self._numbers = cycle((self._show_rate, self._show_position))
         self._drawn = (0.0, 0.0)  # the clock, and what the event loop had computed, at the last frame
         self._soon = ""  # what is on its way beside what the room does
@@ -288,9 +288,9 @@ class Room(Screen[None]):
             self._told, self._texts = now, 0
             next(self._numbers)(run)
             return
+        self._texts += run.waits
         text, done = run.drain()
         if text:
-            self._texts += 1
             await self.receive(text)
             self.keeping.save(self, typed=False)
         if done:

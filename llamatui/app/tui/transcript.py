@@ -224,12 +224,14 @@ class Transcript(VerticalScroll, can_focus=False):
         height = self.size.height or self.app.size.height  # it may have never been shown
         keep = set(self.items[slice(*self._range(height, 2 * height))])
         there: dict[Item, Widget] = {}
-        gone = []
+        gone, far = [], []
         for child in self._mounted():
-            if child.item in keep or (child.has_focus and self._has(child.item)):
+            if not self._has(child.item):
+                gone.append(child)
+            elif child.item in keep or child.has_focus:
                 there[child.item] = child
             else:
-                gone.append(child)
+                far.append(child)
         first, last = self._range(height, 0)
         wanted = self.items[slice(*self._range(height, height))]
         missing = sorted(
@@ -237,11 +239,13 @@ class Transcript(VerticalScroll, can_focus=False):
             key=lambda item: max(first - item.index, item.index - (last - 1), 0),
         )
         new = missing[: max(sum(first <= item.index < last for item in missing), AT_ONCE)]
-        surplus = gone[: max(len(new), AT_ONCE)]
-        self._complete = len(new) == len(missing) and len(surplus) == len(gone)
+        count = max(len(new), AT_ONCE)
+        gone += far[:count]
+        there |= {child.item: child for child in far[count:]}
+        self._complete = len(new) == len(missing) and len(far) <= count
         with self.app.batch_update():
-            if surplus:
-                await self.remove_children(surplus)
+            if gone:
+                await self.remove_children(gone)
             order = sorted({*new, *there}, key=lambda item: item.index)
             for is_there, run in groupby(order, key=lambda item: item in there):
                 if not is_there:

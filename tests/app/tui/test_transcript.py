@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from llamatui.app.tui import transcript as tui_transcript
 from llamatui.app.tui.chat_message import Answer, ChatMessage
 from llamatui.app.tui.transcript import Transcript
 from llamatui.tokenizers.chat_formats import Message
@@ -72,6 +73,36 @@ async def test_a_long_chat_has_few_widgets_wherever_one_looks(open_room, long_ch
         await settled()
         assert f"answer {TURNS // 2 - 1}" in in_view(transcript)
         assert transcript.scroll_y == transcript.max_scroll_y
+
+
+async def test_the_order_holds_however_one_jumps_about(open_room, long_chat, wait_until, monkeypatch):
+    async with open_room("chat") as (room, _pilot):
+        long_chat(room, 200)
+        await room.show()
+        transcript = room.query_one(Transcript)
+        await wait_until(lambda: transcript._complete and transcript.scroll_y)
+        monkeypatch.setattr(tui_transcript, "BREATH", 1000)  # all but the first step waits
+        for screens in (-5, 2.5):
+            transcript.scroll_to(y=transcript.scroll_y + screens * transcript.size.height, immediate=True)
+            await wait_until(lambda: transcript._covered(transcript.size.height, 0))
+        while not transcript._complete:
+            await transcript._mount_window()
+        order = [child.item.index for child in transcript.query(ChatMessage)]
+        assert order == sorted(order)
+
+
+async def test_what_another_branch_showed_is_gone_at_once(open_room, long_chat, wait_until):
+    async with open_room("chat") as (room, _pilot):
+        long_chat(room, 60)
+        await room.show()
+        transcript = room.query_one(Transcript)
+        await wait_until(lambda: transcript._complete and transcript.scroll_y)
+        before = {child.item for child in transcript.query(ChatMessage)}
+        transcript.scroll_home(immediate=True)
+        room.conversation.tree.cut(0)
+        long_chat(room, 4)
+        await room.show()
+        assert not before & {child.item for child in transcript.query(ChatMessage)}
 
 
 async def test_what_is_read_stays_where_it_is_when_more_comes_above(open_room, long_chat, wait_until):
