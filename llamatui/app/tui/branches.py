@@ -76,8 +76,8 @@ class Branches(OptionList):
     """Enter or a click goes there."""
 
     DEFAULT_CSS = """
-    Branches, Branches:focus {
-        height: auto; max-height: 12; border: none; background: $background; padding: 0 2;
+    Branches, Branches:focus, Branches.-textual-compact {
+        height: auto; max-height: 12; border: none; background: $background; padding: 0 1 0 2;
         scrollbar-size-vertical: 1; background-tint: transparent;
         text-wrap: nowrap; text-overflow: ellipsis;
         & > .option-list--option { padding: 0; }
