@@ -132,10 +132,9 @@ async def test_quitting_while_generating_leaves_no_thread(open_room, wait_until,
 async def test_words_are_seen_while_they_are_written_however_dear_a_frame_is(
     open_room, wait_until, say, monkeypatch
 ):
-    monkeypatch.setattr(tui_room, "SCREEN_SHARE", 1e-9)  # each frame is as late as it may be,
-    monkeypatch.setattr(
-        tui_room, "SLOWEST_FRAME", 0.6 / tui_room.RATES_PER_SECOND
-    )  # when a number is due too
+    # Each frame is as late as it may be, when a number is due too.
+    monkeypatch.setattr(tui_room, "SCREEN_SHARE", 1e-9)
+    monkeypatch.setattr(tui_room, "SLOWEST_FRAME", 0.6 / tui_room.RATES_PER_SECOND)
     gate = threading.Semaphore(20)
     say(" one two three four" * 10, gate=gate)
     async with open_room("story", context=512) as (room, pilot):
