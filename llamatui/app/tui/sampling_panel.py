@@ -18,8 +18,6 @@ from llamatui.app.sampling import MAX_SEED
 from llamatui.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from llamatui.app.sampling import Sampling
 
 
@@ -247,20 +245,18 @@ class SamplingPanel(Vertical):
         self.sampling = sampling
         self._has_fields = False
 
-    def compose(self) -> ComposeResult:
-        yield Label("sampling", classes="title")
-        if self._has_fields:
-            yield from self._fields()
-
     def on_mount(self) -> None:
         # They are half of a room's widgets, and the first thing to be seen should not wait for them.
-        self.call_after_refresh(self._mount_fields)
+        self.call_after_refresh(self._show_fields)
 
-    async def _mount_fields(self) -> None:
+    async def _show_fields(self) -> None:
         self._has_fields = True
-        await self.mount_all(self._fields())
+        await self.recompose()
 
-    def _fields(self) -> "Iterator[Widget]":
+    def compose(self) -> ComposeResult:
+        if not self._has_fields:
+            return
+        yield Label("sampling", classes="title")
         for name, setting in SETTINGS.items():
             field = Field(name, self.sampling)
             label, note = Label(setting.label, classes="label"), Label(field.note, classes="note")

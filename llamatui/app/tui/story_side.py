@@ -4,35 +4,37 @@ from typing import TYPE_CHECKING
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
+from textual.content import Content
 from textual.widgets import Label
 
 if TYPE_CHECKING:
     from llamatui.app.story import Story
 
 
+def headed(text: str) -> Content:
+    """How long the story is, under its heading."""
+    return Content.assemble(("story", "bold $foreground"), "\n", text)
+
+
 class StorySide(Vertical):
     DEFAULT_CSS = """
     StorySide {
-        height: auto; padding-top: 1;
+        height: auto; padding-top: 1; color: $text-muted;
         & Label { padding: 0 2; width: 1fr; }
-        & .title { text-style: bold; }
-        & .quiet { color: $text-muted; }
-        & #kept { margin-top: 1; display: none; }
+        & #kept { margin-top: 1; }
     }
     """
 
     def compose(self) -> ComposeResult:
-        yield Label("story", classes="title")
-        yield Label("a blank page", id="shape", classes="quiet", markup=False)
-        yield Label("", id="kept", classes="quiet", markup=False)
+        yield Label(headed("a blank page"), id="shape")
 
     def show(self, story: "Story", words: str) -> None:
         """`words`: how many there are."""
         from llamatui.app.tui.branches import Branches
 
-        self.query_one("#shape", Label).update(f"{words} · {len(story.path):,} tokens")
-        if not self.query(Branches):
-            self.mount(Branches(), before="#kept")
+        self.query_one("#shape", Label).update(headed(f"{words} · {len(story.path):,} tokens"))
+        if not self.query(Branches):  # nothing to be seen of them before: the first paint need not wait
+            self.mount(Branches(), Label(id="kept", markup=False))
         self.query_one(Branches).show(story)
         kept = [name for name, text in (("memory", story.memory), ("note", story.note)) if text]
         label = self.query_one("#kept", Label)

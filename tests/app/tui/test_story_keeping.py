@@ -170,7 +170,7 @@ async def test_branches_are_listed_and_gone_to(open_room, tell, wait_until):
         await pilot.press("end", "enter")
         await wait_until(lambda: page(room).endswith("fast."))
         shape = str(room.query_one(StorySide).query_one("#shape").content)
-        assert shape.startswith("14 words · ")
+        assert shape.startswith("story\n14 words · ")
 
 
 async def test_any_text_is_edited_in_place_and_gone_on_from(open_room, tell, wait_until):
