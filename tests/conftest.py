@@ -21,7 +21,12 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 REPOSITORY = Path(__file__).parent.parent
+WAITING = 2  # workers beyond one for each core: tests of screens wait for timers a good part of their time
 OURS = ("LLAMATUI_TEST_DATA", "LLAMATUI_KERNELS", "LLAMATUI_SIMD", "LLAMATUI_ALL_TARGETS")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    return (os.cpu_count() or 1) + WAITING
 
 
 @pytest.fixture(scope="session", autouse=True)
