@@ -69,6 +69,7 @@ a {{ color: inherit; }}
 .-closed .ended {{ display: block; }}
 </style>
 <script src="/static/js/textual.js"></script>
+<script src="/focus.js" defer></script>
 </head>
 <body>
 <div class="textual-terminal" data-session-websocket-url="{socket}" data-font-size="16"></div>
@@ -78,6 +79,14 @@ a {{ color: inherit; }}
 </html>
 """
 
+# Else keys would go nowhere until somebody clicks.
+FOCUS = """new MutationObserver((_, observer) => {
+  if (document.body.classList.contains("-first-byte")) {
+    observer.disconnect();
+    document.querySelector(".xterm-helper-textarea").focus();
+  }
+}).observe(document.body, {attributes: true});
+"""
 
 NOTICE = """<!DOCTYPE html>
 <html lang="en">
@@ -266,10 +275,14 @@ def application(command: Sequence[str], doors: Doors) -> web.Application:
         page = PAGE.format(socket=html.escape(doors.socket_url(request)))
         return web.Response(text=page, content_type="text/html", headers={"Cache-Control": "no-store"})
 
+    async def focus(request: web.Request) -> web.Response:
+        return web.Response(text=FOCUS, content_type="text/javascript")
+
     app = web.Application(middlewares=[web.middleware(guard)])
     app.add_routes(
         [
             web.get("/", index),
+            web.get("/focus.js", focus),
             web.get("/ws", tabs.handle),
             web.get("/download/{key}", server.handle_download),
             web.static("/static", server.statics_path),

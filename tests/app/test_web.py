@@ -97,6 +97,8 @@ async def test_the_page_loads_nothing_from_elsewhere() -> None:
         policy = response.headers["Content-Security-Policy"]
         assert policy.startswith("default-src 'self'; ")
         assert "frame-ancestors 'none'" in policy
+        assert (await client.get("/focus.js")).content_type == "text/javascript"
+        assert "/focus.js" in page  # so that keys arrive before the first click
         for name in ("js/textual.js", "css/xterm.css", "fonts/RobotoMono-VariableFont_wght.ttf"):
             assert f"/static/{name}" in page
             assert (await client.get(f"/static/{name}")).status == 200

@@ -68,6 +68,8 @@ def as_json(saved: Saved) -> dict[str, Any]:
 
 
 def as_text(saved: Saved) -> str:
+    if not saved.rows:
+        return f"Typed: {saved.draft.typed}\n"
     return f"{saved.text}\n" if saved.entry.kind == "story" else chat_export.plain(SavedChat(saved))
 
 

@@ -281,7 +281,7 @@ class Recorder:
         if is_copy:
             stored = replace(stored, uid=uuid.uuid4().hex)
             columns["title"] = storable(f"{readable(found[2])} (copy)")
-        if None in change.rows.values() and not stored.after(change):
+        if change.is_blank:
             if found is not None and not is_copy:
                 remove(connection, stored.uid)
             return replace(stored, revision=0), ""

@@ -35,12 +35,14 @@ class Change:
         whole: Whether these are all rows, and any others are of an older tree.
         columns: Of the document's own row.
         touches: Whether what one reads or writes has changed, and not only settings.
+        is_blank: Whether nothing is left to be kept.
     """
 
     rows: dict[int, Row | None]
     whole: bool
     columns: dict[str, str]
     touches: bool
+    is_blank: bool
 
     def then(self, later: "Change") -> "Change":
         """This change and a later one as one."""
@@ -100,7 +102,7 @@ class Document:
         self._is_other = True
 
     def look(self, partial: str = "", ids: Sequence[int] = ()) -> Change | None:
-        """What has changed since the last look; None: nothing, or nothing was ever written.
+        """What has changed since the last look; None: nothing, or nothing was ever written or typed.
 
         Args:
             partial: Of a chat: what has been said of an answer that is still being given ...
@@ -108,8 +110,10 @@ class Document:
         """
         tree = self.content.tree
         whole = tree is not self._tree
+        has_begun = bool(tree.root.children)
+        is_blank = not (has_begun or self.draft.as_json())
         if whole:
-            if not tree.root.children and self._tree is None:
+            if is_blank and self._tree is None:
                 return None
             self._tree, self._edits, self._next = tree, -1, 1
             self._numbers, self._said, self._chosen = {tree.root: 0}, {}, {}
@@ -118,14 +122,14 @@ class Document:
         seen = (settings, state)
         if not (rows or whole) and seen == self._seen:
             return None
-        touches = bool(rows) or whole or state != self._seen[1]
+        touches = bool(rows) or whole or state != self._seen[1] or not has_begun
         self._seen = seen
         if self._is_other:
             self._is_other = False
             whole = True
             numbers = self._numbers
             rows = {number: _row(node, numbers) for node, number in numbers.items() if number}
-        return Change(rows, whole, self._columns(settings, state), touches)
+        return Change(rows, whole, self._columns(settings, state), touches, is_blank)
 
     def _rows(self, tree: Tree[Any]) -> dict[int, Row | None]:
         """Of the nodes that are new, changed or gone."""
@@ -195,7 +199,10 @@ class Document:
         }
 
     def _title(self) -> str:
-        """From the first words that are shown, or were shown last; of a chat, from the first message."""
+        """From the first words that are shown, or were shown last; of a chat, from the first message.
+
+        Where there are none, from what was typed.
+        """
         tree = self.content.tree
         text = ""
         for node in tree.path or _shown_last(tree):
@@ -204,7 +211,7 @@ class Document:
             text += node.text
             if len(text) > 2 * LONGEST_TITLE:
                 break
-        return title_from(text)
+        return title_from(text or self.draft.typed)
 
 
 def _shown_last(tree: Tree[Any]) -> Iterator[Any]:

@@ -111,7 +111,8 @@ class AnswerMarkdown(Markdown):
 
 @cache
 def parser() -> MarkdownIt:
-    return MarkdownIt("gfm-like", {"html": False}).disable("reference")
+    # Nothing opens a link here, and "main.py" would look like one: .py is a country.
+    return MarkdownIt("gfm-like", {"html": False, "linkify": False}).disable("reference")
 
 
 def code_blocks(text: str) -> list[str]:

@@ -10,6 +10,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Markdown, Static
 
+from llamatui.app.tui.answer_markdown import parser
 from llamatui.app.tui.keys import EVERYWHERE, own_bindings, rebound, show_key
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class HelpScreen(ModalScreen[None]):
         with Vertical():
             yield Static(about.title or "", classes="title", markup=False)
             with VerticalScroll(can_focus=False):
-                yield Markdown(about.HELP, open_links=False)
+                yield Markdown(about.HELP, parser_factory=parser, open_links=False)
                 for group, bindings in self._groups().items():
                     yield Static(group, classes="group")
                     yield Static(listed(bindings), classes="keys")

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from llamatui.app.story import Story
 
 
+BLANK = "a blank page"
+
+
 def headed(text: str) -> Content:
     """How long the story is, under its heading."""
     return Content.assemble(("story", "bold $foreground"), "\n", text)
@@ -26,13 +29,14 @@ class StorySide(Vertical):
     """
 
     def compose(self) -> ComposeResult:
-        yield Label(headed("a blank page"), id="shape")
+        yield Label(headed(BLANK), id="shape")
 
     def show(self, story: "Story", words: str) -> None:
         """`words`: how many there are."""
         from llamatui.app.tui.branches import Branches
 
-        self.query_one("#shape", Label).update(headed(f"{words} · {len(story.path):,} tokens"))
+        shape = f"{words} · {len(story.path):,} tokens" if story.path else BLANK
+        self.query_one("#shape", Label).update(headed(shape))
         if not self.query(Branches):  # nothing to be seen of them before: the first paint need not wait
             self.mount(Branches(), Label(id="kept", markup=False))
         self.query_one(Branches).show(story)

@@ -8,6 +8,7 @@ import pytest
 
 from llamatui.app.history.collection import Library
 from llamatui.app.history.draft import Draft
+from llamatui.app.history.files import as_text
 from llamatui.app.history.recorder import Recorder
 from llamatui.app.history.snapshot import Document
 from llamatui.app.model import LoadedModel
@@ -65,4 +66,38 @@ def test_what_a_newer_version_drafts_is_left_out(written: Document, path: Path) 
     connection.close()
     library = Library(path)
     assert library.load(written.uid).draft == DRAFT
+    library.close()
+
+
+def test_what_was_typed_before_the_first_word_is_kept_as_long_as_it_is_there(
+    story: Document, chat: Document, path: Path, model: LoadedModel
+) -> None:
+    recorder, library = Recorder(path), Library(path)
+
+    def titles() -> list[str]:
+        recorder.save(story)
+        recorder.save(chat)
+        assert recorder.flush()
+        return sorted(entry.title for entry in library.list())
+
+    assert titles() == []
+    story.draft, chat.draft = Draft("once upon\na"), Draft("hello", system="be brief")
+    assert titles() == ["hello", "once upon a"]
+    saved = library.load(story.uid)
+    assert (saved.draft, saved.shown, as_text(saved)) == (story.draft, [], "Typed: once upon\na\n")
+    assert saved.restore(model).look() is None  # it is what the history has
+    assert library.load(chat.uid).restore(model).draft == chat.draft
+    before = library.get(story.uid).changed
+    story.draft = Draft("once upon a time")
+    assert titles() == ["hello", "once upon a time"]
+    assert library.get(story.uid).changed > before, "there is nothing else that could have changed"
+    chat.draft = Draft()
+    assert titles() == ["once upon a time"], "what was deleted again is gone"
+    chat.draft = Draft("hi")
+    assert titles() == ["hi", "once upon a time"]
+    story.content.write("the llama")  # type: ignore[union-attr]
+    story.draft = Draft()
+    assert titles() == ["hi", "the llama"]
+    assert library.count() == 2
+    recorder.close()
     library.close()

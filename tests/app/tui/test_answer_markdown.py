@@ -8,7 +8,7 @@ from textual.app import App
 from textual.containers import VerticalScroll
 from textual.widgets import Label, Static
 
-from llamatui.app.tui.answer_markdown import AnswerMarkdown, Code, code_blocks
+from llamatui.app.tui.answer_markdown import AnswerMarkdown, Code, code_blocks, parser
 
 DOCUMENTS = {
     "fence": "Look:\n\n```python\nfor i in range(3):\n\n    print(i)\n```\n\nThat is *it*.",
@@ -157,3 +157,7 @@ async def test_a_table_cell_under_the_mouse_is_no_markup():
         markdown = AnswerMarkdown("| a | b |\n|---|---|\n| [@click=f( | x |\n")
         await pilot.app.query_one(VerticalScroll).mount(markdown)
         assert not [cell for cell in markdown.query(".cell, .header") if isinstance(cell.tooltip, str)]
+
+
+def test_a_file_name_is_no_link():
+    assert "<a" not in parser().render("Run main.py, see README.md and https://example.org.")

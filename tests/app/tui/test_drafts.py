@@ -21,6 +21,16 @@ def saved(room):
         library.close()
 
 
+def saved_titles(room):
+    """Of all that the history holds now."""
+    room.keeping.flush()
+    library = Library()
+    try:
+        return [entry.title for entry in library.list()]
+    finally:
+        library.close()
+
+
 @pytest.fixture
 def told(kept, say, wait_until):
     """A story of one sentence."""
@@ -237,3 +247,23 @@ async def test_a_message_is_a_turn_before_it_is_no_draft_any_more(
         await wait_until(lambda: found and not room.busy and len(room.conversation.turns) == 4)
     at_first = next(turns for typed, turns in found if not typed)
     assert at_first == ["and then?"]
+
+
+@pytest.mark.parametrize("room_name", ["story", "chat"])
+async def test_what_was_typed_before_the_first_word_comes_back(kept, say, write, wait_until, room_name):
+    async with kept(room_name) as (room, pilot):
+        await write(pilot, "There was a")
+        await wait_until(lambda: saved_titles(room) == ["There was a"])
+        uid = room.keeping._shelves[room].document.uid
+    async with kept(room_name, document=uid) as (room, pilot):
+        await wait_until(lambda: room.draft().typed == "There was a")
+        say(" llama.")
+        await pilot.press(*" big", "enter")
+        await wait_until(lambda: saved_titles(room) == ["There was a big" + (" llama." * (room_name == "story"))])
+        assert saved(room).entry.uid == uid
+        assert saved(room).draft == Draft()
+    async with kept(room_name) as (room, pilot):
+        await write(pilot, "x")
+        await wait_until(lambda: len(saved_titles(room)) == 2)
+        await pilot.press("backspace")
+        await wait_until(lambda: len(saved_titles(room)) == 1)
