@@ -259,7 +259,9 @@ async def test_what_was_typed_before_the_first_word_comes_back(kept, say, write,
         await wait_until(lambda: room.draft().typed == "There was a")
         say(" llama.")
         await pilot.press(*" big", "enter")
-        await wait_until(lambda: saved_titles(room) == ["There was a big" + (" llama." * (room_name == "story"))])
+        await wait_until(
+            lambda: saved_titles(room) == ["There was a big" + (" llama." * (room_name == "story"))]
+        )
         assert saved(room).entry.uid == uid
         assert saved(room).draft == Draft()
     async with kept(room_name) as (room, pilot):
