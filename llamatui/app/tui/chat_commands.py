@@ -95,7 +95,7 @@ class ChatCommands:
             room.composer.give_back(f"/{name} ", command=True)
             return True
         if command.waits and room.busy:
-            room.notify("Esc stops the answer, then this can be done.")
+            room.tell_to_wait("then this can be done")
             return False
         if room.conversation is None and not command.anytime:
             room.notify("The model is not open yet.")

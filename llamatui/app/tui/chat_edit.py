@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from llamatui.app.history.draft import Draft
 from llamatui.app.tui.composer import Composer
 from llamatui.app.tui.flow import printable
+from llamatui.app.tui.keys import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,10 +45,11 @@ class MessageEdit:
         composer = self._composer
         self.turn, self._draft = turn, composer.text
         composer.put(self._left.pop(turn, shown(turn)))
+        enter, escape = key_of(composer, "chat.send"), key_of(composer, "app.back")
         composer.border_title = (
-            " your message again: Enter sends it, Esc leaves it "
+            f" your message again: {enter} sends it, {escape} leaves it "
             if turn.message.role == "user"
-            else " the model's words: Enter puts yours in their place, Esc leaves them "
+            else f" the model's words: {enter} puts yours in their place, {escape} leaves them "
         )
         composer.focus()
 

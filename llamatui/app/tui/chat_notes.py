@@ -23,7 +23,7 @@ def notes_on(run: Run, *, more: bool) -> Iterator[tuple[str, Literal["note", "wa
         yield f"The context of {context} tokens was full: the oldest {dropped} are forgotten.", "warning"
     if generation.finish_reason == "context":
         yield (
-            f"The context of {context} tokens is full. Ctrl+N begins a new chat; "
+            f"The context of {context} tokens is full. /clear begins a new chat; "
             "--overflow shift forgets the oldest words instead.",
             "warning",
         )

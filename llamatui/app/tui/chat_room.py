@@ -241,7 +241,7 @@ A slash begins a command, two are just a slash:
             if not await self._commands.execute(event.text):
                 composer.give_back(event.text, command=True)
         elif self.busy:
-            self.notify("Esc stops the answer, then it is your turn.")
+            self.tell_to_wait("then it is your turn")
             composer.give_back(event.text)
         elif event.text.strip():
             if self._edit.turn is not None:

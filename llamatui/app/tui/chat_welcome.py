@@ -10,6 +10,9 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
+from llamatui.app.tui.composer import Composer
+from llamatui.app.tui.keys import key_of
+
 OPENINGS = (
     "Explain to a curious child why the sky is blue.",
     "Write a short poem about a llama who learned to read.",
@@ -60,7 +63,11 @@ class Welcome(Vertical):
         for number, text in enumerate(OPENINGS, 1):
             yield Opening(number, text)
         yield Static("↑ and Enter, or a click, asks one of these.", classes="hint first")
-        yield Static("Enter sends, Ctrl+J makes a new line, Esc stops an answer.", classes="hint")
+        keys = [
+            key_of(self.screen.query_one(Composer), name)
+            for name in ("chat.send", "chat.new-line", "app.stop")
+        ]
+        yield Static("{} sends, {} makes a new line, {} stops an answer.".format(*keys), classes="hint")
         yield Static("/ begins a command: /system says who the model shall be.", classes="hint")
 
     def enter(self) -> None:

@@ -10,6 +10,7 @@ from textual.containers import Center
 from textual.message import Message
 
 from llamatui.app.tui.flow import printable
+from llamatui.app.tui.keys import key_of
 
 if TYPE_CHECKING:
     from llamatui.app.tui.page_editor import PageEditor
@@ -79,7 +80,9 @@ class Desk(Center):
             self.post_message(self.Cleared(event.text, "edited"))
         else:
             self._left[self._page] = event.text
-            self.post_message(self.Cleared(None, "as it was; e brings your changes back"))
+            self.post_message(
+                self.Cleared(None, f"as it was; {key_of(self, 'story.edit')} brings your changes back")
+            )
 
 
 def smallest_change(story: str, edited: str) -> tuple[int, int, str]:

@@ -18,6 +18,7 @@ from textual.widgets import Input, Static
 from llamatui.app.tui.bars import Keys, one_line
 from llamatui.app.tui.error_screen import explain
 from llamatui.app.tui.history_list import MARGIN, QUIET, HistoryList
+from llamatui.app.tui.keys import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -267,7 +268,9 @@ A title that you give stays; an empty one follows the text again. What you pin s
             self._say("It is open. Go to another one first: then it can be deleted.")
         else:
             self._doomed = entry
-            self._say("Delete for good?\nEnter deletes, Esc keeps.", "$text-error bold")
+            self._say(
+                f"Delete for good?\nEnter deletes, {key_of(self, 'history.close')} keeps.", "$text-error bold"
+            )
 
     def _change(self, work: Callable[[], None], at: str | None) -> None:
         """`at`: uid for the cursor then."""
@@ -312,7 +315,7 @@ A title that you give stays; an empty one follows the text again. What you pin s
         name.value = one_line(entry.title)
         name.display = True
         name.focus()
-        self._say("Enter keeps this title, Esc the old one.", QUIET)
+        self._say(f"Enter keeps this title, {key_of(self, 'history.close')} the old one.", QUIET)
 
     def _stop_renaming(self) -> None:
         if self._named is not None:

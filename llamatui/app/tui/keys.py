@@ -4,7 +4,6 @@ Bindings stand in the classes that act on them. An id is "group.action": a room'
 holds in every room, and the others belong to a dialog or a widget.
 """
 
-import pkgutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -55,6 +54,8 @@ def own_bindings(kind: type) -> list[Binding]:
 @cache
 def all_bindings() -> tuple[Binding, ...]:
     """Every binding of the app, as the classes have it. Imports all of the app: for who rebinds a key."""
+    import pkgutil  # for this alone, and the first paint should not wait for it
+
     found: list[Binding] = []
     for module in pkgutil.iter_modules(folder):
         for kind in vars(import_module(f"{package}.{module.name}")).values():
@@ -95,6 +96,17 @@ def rebound(bindings: Iterable[Binding], keymap: Mapping[str, str]) -> list[Bind
         else:
             found.append(binding)
     return list(dict.fromkeys(found))
+
+
+def key_of(node: DOMNode, name: str, *, typing: bool = False) -> str:
+    """How the key of a binding is written, which the node has, or something that it is in.
+
+    `typing`: one that is no letter, if there is one.
+    """
+    kinds = dict.fromkeys(kind for one in node.ancestors_with_self for kind in type(one).__mro__)
+    own = [binding for kind in kinds for binding in own_bindings(kind) if binding.id == name]
+    keys = [show_key(binding) for binding in rebound(own, node.app._keymap)]
+    return next((key for key in keys if len(key) > 1), keys[0]) if typing else keys[0]
 
 
 def show_key(binding: Binding) -> str:

@@ -10,6 +10,8 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.message import Message
 from textual.widgets import Input, Static
 
+from llamatui.app.tui.keys import key_of
+
 OPENINGS = (
     "Once upon a time, there was a little dog named Max.",
     "Lily and Tom found a small box under the big tree.",
@@ -60,11 +62,14 @@ class Openings(VerticalScroll):
         for number, text in enumerate(OPENINGS, 1):
             yield Opening(number, text)
         yield Static("Press 1, 2 or 3, or write a beginning of your own below.", classes="hint")
-        yield Static("The story before this one is not lost: Ctrl+Z brings it back.", classes="back")
+        yield Static(classes="back")
 
     def show_way_back(self, shown: bool) -> None:
         """Tells how to get back to the stories that were begun before."""
-        self.query_one(".back").display = shown
+        line = self.query_one(".back", Static)
+        line.display = shown
+        undo = key_of(self, "story.undo", typing=True)
+        line.update(f"The story before this one is not lost: {undo} brings it back.")
 
 
 NEWLINE = "⏎"  # in the writing line, which has but one

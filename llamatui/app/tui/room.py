@@ -18,6 +18,7 @@ from llamatui.app.history.draft import Draft
 from llamatui.app.tui.bars import Header, Keys, Status, one_line
 from llamatui.app.tui.error_screen import explain
 from llamatui.app.tui.keeping import Content, Keeping
+from llamatui.app.tui.keys import key_of
 from llamatui.app.tui.launch import Launch, RoomName
 from llamatui.app.tui.runner import Piece, Run, Runner
 from llamatui.app.tui.sampling_panel import SamplingPanel
@@ -355,6 +356,9 @@ class Room(Screen[None]):
         if self.run is not None:
             self.run.cancel()
         self._stopped = self._turning
+
+    def tell_to_wait(self, then: str) -> None:
+        self.notify(f"{key_of(self, 'app.stop')} stops the model, {then}.")
 
     def action_stop(self) -> None:
         self.stop()

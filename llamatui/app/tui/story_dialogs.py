@@ -15,6 +15,7 @@ from textual.widgets import Input, Label
 from llamatui.app.story_export import export_story, suggested_name
 from llamatui.app.tui.composer import Editor
 from llamatui.app.tui.flow import printable
+from llamatui.app.tui.keys import key_of
 from llamatui.app.tui.replaying import SUFFIX, Replaying
 from llamatui.errors import LlamatuiError
 
@@ -79,7 +80,10 @@ class MemoryDialog(ModalScreen[None]):
                 self._shown[1], id="note", placeholder="It becomes dark and a little scary.",
                 highlight_cursor_line=False,
             )  # fmt: skip
-            yield Label("Not on the page. Tab: the other field. Ctrl+S saves, Esc leaves.", classes="hint")
+            save, leave = key_of(self, "memory.save"), key_of(self, "memory.leave")
+            yield Label(
+                f"Not on the page. Tab: the other field. {save} saves, {leave} leaves.", classes="hint"
+            )
             yield Label("", classes="error", markup=False)
 
     def on_mount(self) -> None:
@@ -141,7 +145,7 @@ class SaveDialog(ModalScreen[Path | None]):
             yield Input(suggested_name(self._story), select_on_focus=False)
             yield Label(
                 "Enter saves it: .txt as plain text, .md as Markdown, .replay to play or compute it "
-                f"again. Esc leaves.{_folder()}",
+                f"again. {key_of(self, 'save.leave')} leaves.{_folder()}",
                 classes="hint", markup=False,
             )  # fmt: skip
             yield Label("", classes="error", markup=False)

@@ -16,6 +16,7 @@ from llamatui.app.tui.flow import printable
 from llamatui.app.tui.heat import Legend
 from llamatui.app.tui.insight import Insight, Scored
 from llamatui.app.tui.keeping import Keeping
+from llamatui.app.tui.keys import key_of
 from llamatui.app.tui.launch import Launch
 from llamatui.app.tui.openings import CHOICES, OPENINGS, Opening, Openings, WritingLine
 from llamatui.app.tui.page import Page
@@ -116,7 +117,7 @@ one, and the story goes on from it.
         self._unsaved_memory = (draft.memory, draft.note) if draft.memory or draft.note else None
         if draft.page:
             self.query_one(Desk).keep(self.query_one(Page).text, draft.page)
-            self.query_one(Status).say("e brings your changes back")
+            self.query_one(Status).say(f"{key_of(self, 'story.edit')} brings your changes back")
 
     def collect(self, run: Run) -> None:
         self.telling.collect(run)
@@ -171,7 +172,7 @@ one, and the story goes on from it.
             self.announce("begins as soon as the model is open")
             return
         if self.busy:
-            self.notify("Esc stops the model, then it is your turn.")
+            self.tell_to_wait("then it is your turn")
             line.give_back(text)
             return
         try:
@@ -293,7 +294,8 @@ one, and the story goes on from it.
             return
         if self.story.is_full:
             self.notify(
-                "Take words back, or let it forget its oldest words: Ctrl+P, When the context is full.",
+                "Take words back, or let it forget its oldest words: "
+                f"{key_of(self, 'app.palette')}, When the context is full.",
                 title="The context is full",
             )
             return

@@ -7,6 +7,8 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Label
 
+from llamatui.app.tui.keys import key_of
+
 if TYPE_CHECKING:
     from llamatui.app.story import Story
 
@@ -43,4 +45,4 @@ class StorySide(Vertical):
         kept = [name for name, text in (("memory", story.memory), ("note", story.note)) if text]
         label = self.query_one("#kept", Label)
         label.display = bool(kept)
-        label.update(f"✎ {' and '.join(kept)} set (m)")
+        label.update(f"✎ {' and '.join(kept)} set ({key_of(self, 'story.memory')})")

@@ -10,6 +10,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Label
 
 from llamatui.app.tui.composer import Editor
+from llamatui.app.tui.keys import key_of
 
 
 class SystemDialog(ModalScreen[None]):
@@ -51,7 +52,8 @@ class SystemDialog(ModalScreen[None]):
             yield Label("Who shall the model be?", classes="title")
             yield Editor(self._shown, highlight_cursor_line=False, placeholder="You are a helpful assistant.")
             again = "This was typed before and not saved yet. " if self._shown != self._saved else ""
-            hint = f"{again}Ctrl+S saves it, from the next message on. Esc leaves it as it is."
+            save, leave = key_of(self, "system.save"), key_of(self, "system.leave")
+            hint = f"{again}{save} saves it, from the next message on. {leave} leaves it as it is."
             yield Label(hint, classes="hint")
 
     def on_mount(self) -> None:

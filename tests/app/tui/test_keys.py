@@ -9,7 +9,7 @@ from textual.binding import Binding
 from textual.widgets import Static
 
 from llamatui.app.tui import keys
-from llamatui.app.tui.bars import Keys
+from llamatui.app.tui.bars import Keys, Status
 from llamatui.app.tui.help_screen import HelpScreen
 from llamatui.app.tui.page import Page
 from llamatui.backends import registry
@@ -204,3 +204,33 @@ async def test_help_on_the_split_view(open_room, wait_until, monkeypatch, say):
             await pilot.press("escape")
             await pilot.pause()
             assert pilot.app.screen is split
+
+
+async def test_hints_name_the_keys_as_they_are(open_room, wait_until):
+    table = {
+        "story.edit": "f9",
+        "story.memory": "f7",
+        "memory.save": "f12",
+        "app.stop": "f8",
+        "story.undo": "z,f4",
+    }
+    async with open_room("story", keys=keys.keymap_from(table)) as (room, pilot):
+        await pilot.press("1")
+        await wait_until(lambda: room._begun and not room.busy)
+        room.tell_to_wait("then it is your turn")
+        await pilot.pause()
+        (notice,) = pilot.app._notifications
+        assert notice.message == "F8 stops the model, then it is your turn."
+        await pilot.press("f7")
+        await wait_until(lambda: "F12 saves, Esc leaves." in texts(pilot.app.screen))
+        await pilot.press("M", "a", "x", "f12")
+        await wait_until(lambda: "memory set (F7)" in texts(room))
+        await pilot.press("f9", "x", "escape")
+        await wait_until(lambda: "F9 brings your changes back" in str(room.query_one(Status).render()))
+        await pilot.press("n")
+        await wait_until(lambda: "F4 brings it back" in texts(room))
+    async with open_room("chat", keys=keys.keymap_from({"chat.send": "f5", "app.back": "f6"})) as (
+        room,
+        pilot,
+    ):
+        assert "F5 sends, Ctrl+J makes a new line, Esc stops an answer." in texts(room)
