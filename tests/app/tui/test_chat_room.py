@@ -193,7 +193,7 @@ async def test_question_that_does_not_fit_comes_back(open_room, ask, say, wait_u
         await write(pilot, "what is the meaning of this?")
         await pilot.press("enter")
         await wait_until(lambda: texts(room, Note))
-        assert "Ctrl+N" in texts(room, Note)[0]
+        assert "/clear" in texts(room, Note)[0]
         assert composer(room).text == "what is the meaning of this?"
         assert not room.conversation.turns
         assert not texts(room, Question)
