@@ -23,6 +23,7 @@ from llamatui.app.sampling import Sampling
 from llamatui.app.tui.app import LlamaApp
 from llamatui.app.tui.compare_screen import CompareScreen
 from llamatui.app.tui.launch import Launch, RoomName
+from llamatui.backends.kernels.cache import Compilation, load_kernels
 
 SIZE = (104, 30)
 STORY = "Once upon a time, there was a little llama named Lily."
@@ -81,6 +82,9 @@ def main() -> None:
     ]
     if arguments.chat:
         scenes.append(("chat", "chat", arguments.chat, QUESTION, written, 0.0))
+    # A backend that takes over in mid-text would tell another story.
+    for compilation in [Compilation(kind) for kind in ("fp32", "q8_0") if load_kernels(kind) is None]:
+        compilation.wait()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for name, room, model, prompt, scene, heat in scenes:
         path = arguments.folder / f"{name}.svg"

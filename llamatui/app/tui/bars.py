@@ -88,8 +88,8 @@ class Header(Bar):
     def show_rate(self, tokens_per_second: float, first_s: float = 0.0) -> None:
         """`first_s`: seconds until the first token, 0 if there is none yet."""
         shown = rate_text(tokens_per_second)
-        first = f"first {first_s:.2f} s" if first_s else ""
-        self.right = Content(" · ".join(filter(None, (first, shown))))
+        first = "" if not first_s else f"{first_s:.2f} s" if first_s >= 0.1 else f"{first_s * 1000:.0f} ms"
+        self.right = Content(" · ".join(filter(None, (first and f"first {first}", shown))))
         self.shorter = (Content(shown),)
 
     def render(self) -> RenderResult:
