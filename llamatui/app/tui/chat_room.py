@@ -310,13 +310,6 @@ A slash begins a command, two are just a slash:
     async def action_scroll_transcript(self, where: str) -> None:
         await self.transcript.run_action(where)
 
-    def _index(self, item: Item | None) -> int:
-        """Of its turn, in the conversation."""
-        assert item is not None
-        assert item.turn is not None
-        assert self.conversation is not None
-        return self.conversation.tree.path.index(item.turn)
-
     def action_edit_message(self) -> None:
         """Brings the message into the composer."""
         item = self.message
@@ -349,8 +342,8 @@ A slash begins a command, two are just a slash:
     async def action_retry_message(self) -> None:
         """Another answer in the place of this one, or to this question."""
         item = self.message
-        if item and item.turn:
-            index = self._index(item) + (item.kind == "user")
+        if item and item.turn and self.conversation and item.turn in (path := self.conversation.tree.path):
+            index = path.index(item.turn) + (item.kind == "user")
             self.home.focus()
             await self._answer(lambda it: it.regenerate(index))
 
@@ -373,7 +366,11 @@ A slash begins a command, two are just a slash:
 
     async def _flip(self, item: Item, step: int) -> None:
         assert self.conversation is not None
-        if self.conversation.flip(self._index(item), step):
+        assert item.turn is not None
+        tree = self.conversation.tree
+        # Where two clicks come at once, the second one finds another version there.
+        shown = [turn for turn in tree.siblings(item.turn) if turn in tree.path]
+        if shown and self.conversation.flip(tree.path.index(shown[0]), step):
             await self.show()
             await self.transcript.reveal(item.index)
             self.refresh_bindings()
@@ -490,8 +487,9 @@ A slash begins a command, two are just a slash:
             yield SystemCommand("Copy the last answer", "To the clipboard, as Markdown", self.action_copy)
 
     def action_copy(self) -> None:
-        if self.conversation is not None and self.conversation.turns:
-            self.copy(self.conversation.turns[-1].content, "The answer")
+        turns = self.conversation.turns if self.conversation else []
+        if answers := [turn.content for turn in turns if turn.role == "assistant"]:
+            self.copy(answers[-1], "The answer")
 
 
 def start(conversation: "Conversation", sampling: "Sampling", limits: "Limits") -> "Generation":

@@ -82,8 +82,11 @@ class Keeping:
 
         content = content_of(room)
         if room in self._shelves:
-            self._shelves[room].document.content = content
-            self._shelves[room].is_cold = True
+            shelf = self._shelves[room]
+            shelf.document.content = content
+            shelf.is_cold = True
+            for document in self._all(shelf):  # none holds on to the weights of the model before
+                document.content = self._told_to(document.content, room)
         else:
             self._shelves[room] = Shelf(Document(content, room.sampling))
         if self._options.history:

@@ -88,9 +88,9 @@ class Page(ScrollView, can_focus=True):
 
     @dataclass
     class Rewind(Message):
-        """The story shall end before token `index`."""
+        """The story shall end before this token; None: before its last one."""
 
-        index: int
+        token: "Token | None"
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,8 +207,7 @@ class Page(ScrollView, can_focus=True):
             self._flow.resize(width)
         self._rendered.clear()
         self._resized()
-        if self._cursor is not None:
-            self.call_after_refresh(self._show_cursor)
+        self.call_after_refresh(self._show_cursor)
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
@@ -263,9 +262,13 @@ class Page(ScrollView, can_focus=True):
         return self._ends[token - 1] if token else 0
 
     def look_at(self, token: int) -> None:
-        """Scrolls to `token`, as soon as the page has its size."""
-        if (shown := self._visible(token)) is not None:
-            self.call_after_refresh(self._scroll_to_token, shown)
+        """Scrolls to `token`, as soon as the page has its size, if it is there then."""
+
+        def look() -> None:
+            if (shown := self._visible(token)) is not None:
+                self._scroll_to_token(shown)
+
+        self.call_after_refresh(look)
 
     def cursor_region(self) -> Region | None:
         """Where the cursor is on the screen; None where it is not."""
@@ -300,8 +303,8 @@ class Page(ScrollView, can_focus=True):
         return min(token, len(self._tokens) - 1) if self._tokens else None
 
     def _show_cursor(self) -> None:
-        assert self._cursor is not None
-        self._scroll_to_token(self._cursor)
+        if self._cursor is not None:
+            self._scroll_to_token(self._cursor)
 
     def _scroll_to_token(self, token: int) -> None:
         line, _ = self._place(token)
@@ -360,10 +363,10 @@ class Page(ScrollView, can_focus=True):
 
     def action_rewind(self) -> None:
         if self._cursor is not None:
-            self.post_message(self.Rewind(self._cursor))
+            self.post_message(self.Rewind(self._tokens[self._cursor]))
 
     def action_take_back(self) -> None:
-        self.post_message(self.Rewind(len(self._tokens) - 1))
+        self.post_message(self.Rewind(None))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action in ("other_words", "rewind"):

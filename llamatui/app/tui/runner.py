@@ -198,8 +198,9 @@ class Runner:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=self._name)
             self._thread.start()
+        self._open = [other for other in self._open if not other.done]
         if isinstance(job, Run | Scoring):
-            self._open = [*(other for other in self._open if not other.done), job]
+            self._open.append(job)
         self._jobs.put(job)
 
     def check(self) -> None:
@@ -224,6 +225,7 @@ class Runner:
             try:
                 job()
             except Closing:
-                continue
+                pass
             except Exception as error:
                 self._failed(error)
+            del job  # it may hold on to a model that is there no more

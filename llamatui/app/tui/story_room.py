@@ -339,6 +339,7 @@ one, and the story goes on from it.
         """Shows what another branch, or another end of it, looks like."""
         self.query_one(Status).say(said)
         self.show_story()
+        self.insight.cancel()  # that was about what stood there before
         self.insight.fill()
         self.home.focus()
 
@@ -368,8 +369,10 @@ one, and the story goes on from it.
             self.telling.when_idle(lambda: self.telling.take(at, event.id))
 
     def on_page_rewind(self, event: Page.Rewind) -> None:
-        at = self.query_one(Page).tokens[event.index]
-        self.telling.when_idle(lambda: self.telling.rewind(at, "taken back"))
+        tokens = self.query_one(Page).tokens
+        at = event.token or (tokens[-1] if tokens else None)
+        if at is not None:
+            self.telling.when_idle(lambda: self.telling.rewind(at, "taken back"))
 
     def action_heat(self) -> None:
         self.insight.toggle_heat()

@@ -197,6 +197,21 @@ def kept(open_room: OpenRoom) -> OpenRoom:
 
 
 @pytest.fixture
+def burst() -> Callable[..., Awaitable[None]]:
+    """await burst(pilot, "enter", "tab"): keys that come as one read of the terminal.
+
+    Each is handled before what the one before it has set going; `pilot.press` would wait between them.
+    """
+
+    async def type_at_once(pilot: Pilot[None], *keys: str) -> None:
+        for key in keys:
+            pilot.app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await pilot.pause()
+
+    return type_at_once
+
+
+@pytest.fixture
 def write() -> Callable[[Pilot[None], str], Awaitable[None]]:
     """Puts a text where the cursor is, faster than key by key."""
 

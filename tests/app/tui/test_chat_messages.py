@@ -142,6 +142,33 @@ async def test_copying(open_room, ask, say, monkeypatch):
         assert copied == [said(room)[1], "ls\n", "cat\n", "ls\n"]
 
 
+async def test_the_last_answer_is_copied_also_behind_a_question(open_room, ask, say, monkeypatch):
+    copied = []
+    monkeypatch.setattr("llamatui.app.tui.chat_room.copy", lambda app, text: copied.append(text))
+    async with open_room("chat", context=512) as (room, pilot):
+        say("yes")
+        await ask(room, pilot, "hi")
+        room.conversation.ask("and?")  # as a process that was killed leaves it
+        await room.show()
+        room.action_copy()
+        assert copied == ["yes"]
+
+
+async def test_two_quick_clicks_go_two_versions_back(open_room, ask, say, wait_until):
+    async with open_room("chat", context=512) as (room, pilot):
+        say("one")
+        await ask(room, pilot, "hi")
+        for answer in ("two", "three"):
+            say(answer)
+            await pilot.press("ctrl+r")
+            await wait_until(lambda text=answer: not room.busy and said(room)[-1] == text)
+        await pilot.pause()
+        mark = next(one for one in room.query(Marks) if one.item.version == (3, 3))
+        for _ in range(2):
+            room.post_message(Marks.Flipped(mark.item, -1))
+        await wait_until(lambda: said(room)[-1] == "one")
+
+
 async def test_typing_and_escape_go_back_to_the_composer(open_room, ask, say):
     async with open_room("chat") as (room, pilot):
         say("yes")

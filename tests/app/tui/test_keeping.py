@@ -1,7 +1,9 @@
 """What the rooms keep while they are open: whose hash is whose, settings, and who waits for the disk."""
 
+import gc
 import hashlib
 import threading
+import weakref
 
 import pytest
 
@@ -76,6 +78,21 @@ async def test_weights_whose_file_is_another_by_now_have_no_hash(kept, wait_unti
         room.open(other)
         await wait_until(lambda: room.keeping.sha256(other))  # one after the other
         assert room.keeping.sha256(model) == ""
+
+
+async def test_another_model_leaves_nothing_of_the_one_before(kept, told, wait_until, tiny_model):
+    async with kept("story") as (room, pilot):
+        await told(room, pilot, 1)
+        await room.action_new()
+        await told(room, pilot, 2)
+        old = weakref.ref(room.model)
+        pilot.app._take(load_model(tiny_model))
+        await wait_until(lambda: room.model is not old())
+        await wait_until(lambda: gc.collect() >= 0 and old() is None)
+        await pilot.press("n")
+        await room.action_undo()
+        await room.action_undo()
+        assert page(room).startswith(OPENINGS[1])
 
 
 async def test_undo_to_the_story_before_brings_its_settings_back(kept, told, wait_until):
