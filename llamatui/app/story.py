@@ -220,6 +220,12 @@ class Story:
         told = [token.id for token in self.path[forgotten:]]
         return lambda new: front + with_note([*told, *new][-(room // 2) :], note, tokenizer)
 
+    def _spare(self) -> int:
+        """Tokens of memory and note that a shift forgets: too long, they were meant for another model."""
+        if self._shortener(0) is not None:
+            return 0
+        return max(len(self._front()) - self.session.context // 4, 0) + len(self._note_ids())
+
     def begin(self) -> None:
         """What `grow` adds from here on is a passage of its own."""
         self._begins = True
@@ -241,7 +247,7 @@ class Story:
         """
         self._begins = False
         if generation is not None and generation.dropped_tokens and self.overflow == "shift":
-            self.forgotten += generation.dropped_tokens
+            self.forgotten += max(generation.dropped_tokens - self._spare(), 0)
         torn: list[Token] = []
         while self.path and self.path[-1].pending:
             torn.append(self.path[-1])

@@ -1,6 +1,7 @@
 """The story without a screen: what the model reads of it, and that nothing that was written is lost."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -295,6 +296,24 @@ def test_the_note_stands_before_a_sentence_near_the_end(model: LoadedModel) -> N
     assert note in story.prompt().ids
     assert story.text == "a hen ran. then it", "the page does not show it"
     assert len(story.prompt(3).ids) < len(story.prompt().ids)
+
+
+def test_only_the_story_is_counted_where_memory_and_note_are_too_long(
+    model: LoadedModel, tmp_path: Path
+) -> None:
+    config = replace(TINY, max_seq_len=32)
+    write_checkpoint(tmp_path / "small.bin", config, 0, random_weights(config, seed=1))
+    write_tokenizer_bin(tmp_path / "tokenizer.bin", TINY.vocab_size)
+    small = load_model(tmp_path / "small.bin", backend="numpy", threads=1)
+    long = Story(model, None, "shift")
+    long.write("it was a dark night")
+    for memory, note in (("m" * 60, "n" * 40), ("m" * 20, ""), ("", "n" * 10)):
+        long.remember(memory, note)
+        story = long.told_to(small)
+        assert go_on(story, 40).dropped_tokens > 30
+        read = ids(story)[story.forgotten :]
+        kept = min(len(story._front()), 8)
+        assert story.session.tokens[kept:][: len(read)] == read != []
 
 
 def test_memory_that_leaves_no_room_is_refused(story: Story) -> None:

@@ -116,21 +116,8 @@ class Library:
         Raises:
             UsageError: There is none, or there are several.
         """
-        with self._open() as connection:
-            found: list[Entry] = []
-            if connection is not None and uid and storable(uid) == uid:
-                rows = connection.execute(
-                    f"SELECT {COLUMNS} FROM documents WHERE substr(uid, 1, ?) = ? LIMIT 2",
-                    (len(uid), uid.casefold()),
-                )
-                found = [entry_from(row) for row in rows]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise UsageError(
-                f"several in the history begin with {uid}", "give more of its letters and digits"
-            )
-        raise UsageError(f"nothing in the history begins with {uid or 'nothing'}", "llamatui history list")
+        with self._find(uid) as (_, entry):
+            return entry
 
     def latest(self, kind: Kind) -> Entry | None:
         """The one that changed last, pinned or not."""
@@ -145,9 +132,7 @@ class Library:
 
     def load(self, uid: str) -> Saved:
         """All of a document. `uid`: as for `get`."""
-        entry = self.get(uid)
-        with self._open() as connection:
-            assert connection is not None
+        with self._find(uid) as (connection, entry):
             return read_saved(connection, entry.uid)
 
     def rename(self, uid: str, title: str) -> None:
@@ -164,9 +149,7 @@ class Library:
 
     def remove(self, uid: str) -> None:
         """Deletes it for good: its words are in no file of the database then."""
-        entry = self.get(uid)
-        with self._open() as connection:
-            assert connection is not None
+        with self._find(uid) as (connection, entry):
 
             def delete() -> None:
                 with writing(connection):
@@ -177,19 +160,37 @@ class Library:
             connection.execute("PRAGMA wal_checkpoint (TRUNCATE)")  # the log has them, too
 
     def _change(self, assignments: str, *values: object, uid: str) -> None:
-        entry = self.get(uid)
-        with self._open() as connection:
-            assert connection is not None
-            with writing(connection):
-                connection.execute(
-                    f"UPDATE documents SET {assignments} WHERE uid = ?", (*map(storable, values), entry.uid)
-                )
+        with self._find(uid) as (connection, entry), writing(connection):
+            connection.execute(
+                f"UPDATE documents SET {assignments} WHERE uid = ?", (*map(storable, values), entry.uid)
+            )
 
     def close(self) -> None:
         with self._in_use:
             if self._connection is not None:
                 self._connection.close()
             self._connection = self._file = None
+
+    @contextmanager
+    def _find(self, uid: str) -> Iterator[tuple[sqlite3.Connection, Entry]]:
+        """The connection, and the document in it: see `get`. It stays though the file goes meanwhile."""
+        with self._open() as connection:
+            found: list[Entry] = []
+            if connection is not None and uid and storable(uid) == uid:
+                rows = connection.execute(
+                    f"SELECT {COLUMNS} FROM documents WHERE substr(uid, 1, ?) = ? LIMIT 2",
+                    (len(uid), uid.casefold()),
+                )
+                found = [entry_from(row) for row in rows]
+            if connection is None or not found:
+                raise UsageError(
+                    f"nothing in the history begins with {uid or 'nothing'}", "llamatui history list"
+                )
+            if len(found) > 1:
+                raise UsageError(
+                    f"several in the history begin with {uid}", "give more of its letters and digits"
+                )
+            yield connection, found[0]
 
     @contextmanager
     def _open(self) -> "Iterator[sqlite3.Connection | None]":

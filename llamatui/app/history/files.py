@@ -8,7 +8,6 @@ of what its author wrote at one time. `shown` are the ids of the path that was o
 """
 
 import json
-import re
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamatui.app import chat_export, story_export
 from llamatui.app.history.saved import Saved
-from llamatui.app.text_file import named_path, write_text
+from llamatui.app.text_file import name_from, named_path, write_text
 from llamatui.errors import UsageError
 
 if TYPE_CHECKING:
@@ -105,6 +104,5 @@ def export(saved: Saved, name: str, *, overwrite: bool = False) -> Path:
 
 def suggested_name(saved: Saved) -> str:
     """A file name from the title, with the end that suits it."""
-    words = re.sub(r"[^\w]+", "-", saved.entry.title.lower()).strip("-_")[:60]
     end = ".txt" if saved.entry.kind == "story" else ".md"
-    return f"{words.strip('-_') or saved.entry.uid[:8]}{end}"
+    return name_from(saved.entry.title, saved.entry.uid[:8]) + end

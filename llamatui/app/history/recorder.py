@@ -5,6 +5,7 @@ is lost when the process is killed. What cannot be written is kept in memory and
 """
 
 import os
+import secrets
 import sqlite3
 import threading
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from llamatui.app.history.database import (
     FAILURES,
@@ -102,8 +104,8 @@ class Recorder:
         # Of the writer's thread alone:
         self._connection: sqlite3.Connection | None = None
         self._file: os.stat_result | None = None
-        self._stored: dict[Document, _Stored] = {}
-        self._is_anew = False  # the file that held them is there no more
+        self._stored = WeakKeyDictionary[Document, _Stored]()
+        self._begun = 0.0  # when another file took the place of the one before, by the monotonic clock
         self.is_failing = False
 
     def save(self, document: Document, *, partial: str = "", ids: Sequence[int] = ()) -> None:
@@ -161,32 +163,35 @@ class Recorder:
         while True:
             with self._changed:
                 fresh = self._changed.wait_for(
-                    lambda: self._waiting or self._closing, QUIET if is_stale else None
+                    lambda: bool(self._waiting) or self._closing, QUIET if is_stale else None
                 )
                 if fresh:
                     self._changed.wait_for(
                         lambda: self._hurry or self._closing, max(due - time.monotonic(), 0)
                     )
-                batch, self._waiting = self._waiting, {}
-                self._batch = batch
+                # Of no variable here: one would hold on to what was written last.
+                self._batch, self._waiting = self._waiting, {}
                 closing, self._hurry = self._closing, False
-            failed, problem = self._write(batch)
+            failed, problem = self._write(self._batch)
             self._tell(problem)
+            is_stale = bool(self._batch) and not failed
             with self._changed:
-                for document, change in failed.items():
-                    later = self._waiting.get(document)
-                    self._waiting[document] = change.then(later) if later else change
+                self._wait_again(failed)
                 self._batch = {}
                 self._failures += bool(failed)
                 due = time.monotonic() + (RETRY if failed else self._interval)
                 self._changed.notify_all()
-            is_stale = bool(batch) and not failed
             if not failed and (closing or not fresh) and self._connection is not None:
                 with suppress(Exception):  # only what is searched; the next search tries again
                     refresh(self._connection)
             if closing:
                 break
         self._close()
+
+    def _wait_again(self, failed: dict[Document, Change]) -> None:
+        for document, change in failed.items():
+            later = self._waiting.get(document)
+            self._waiting[document] = change.then(later) if later else change
 
     def _tell(self, problem: HistoryError | None) -> None:
         """Says once that something is not saved, and once that all is again."""
@@ -230,7 +235,10 @@ class Recorder:
 
     def _put(self, document: Document, change: Change) -> None:
         connection = self._open()
-        before = self._stored.get(document) or _Stored(document.uid, *document.stored)
+        before = self._stored.get(document)
+        if before is None:
+            revision, rows = document.stored
+            before = _Stored(document.uid, revision if document.opened > self._begun else 0, rows)
 
         def write() -> tuple[_Stored, str]:
             with writing(connection):
@@ -247,15 +255,21 @@ class Recorder:
         """The connection, to the file that is there now: another process may have set the old one aside."""
         if self._file is not None and not same_file(self._file, self._path):
             self._close()
-            self._is_anew = True
+            self._forget()
         if self._connection is None:
             self._connection = open_database(self._path, self._begin_anew, check=True, damaged=damaged)
             self._file = self._path.stat()
         return self._connection
 
     def _begin_anew(self, message: str) -> None:
-        self._is_anew = True
+        self._forget()
         self._say(Notice(message))
+
+    def _forget(self) -> None:
+        """The file that held the documents is there no more; they are not deleted, but not yet stored."""
+        self._begun = time.monotonic()
+        for stored in self._stored.values():
+            stored.revision = 0
 
     def _close(self) -> None:
         if self._connection is not None:
@@ -276,7 +290,7 @@ class Recorder:
             "SELECT id, revision, title FROM documents WHERE uid = ?", (stored.uid,)
         ).fetchone()
         is_copy = found is not None and found[1] != stored.revision
-        is_deleted = found is None and stored.revision > 0 and not self._is_anew
+        is_deleted = found is None and stored.revision > 0
         columns = {name: storable(value) for name, value in change.columns.items()}
         if is_copy:
             stored = replace(stored, uid=uuid.uuid4().hex)
@@ -288,10 +302,12 @@ class Recorder:
         if is_deleted and not change.touches:
             return stored, ""
         now = time.time()
+        # None that another process knows from before the document was deleted: it would take this for that.
+        first = secrets.randbelow(1 << 30) + 1
         if found is None or is_copy:
             values = {
                 "uid": stored.uid, "kind": document.kind, "named": is_copy, "created": document.created,
-                "changed": now, "revision": 1, **columns,
+                "changed": now, "revision": first, **columns,
             }  # fmt: skip
             names = ", ".join(values)
             number = connection.execute(
@@ -301,7 +317,7 @@ class Recorder:
             assert number is not None
             write_rows(connection, number, document.kind, stored.after(change))
             happened = COPIED if is_copy else KEPT if is_deleted else ""
-            return replace(stored, revision=1), happened
+            return replace(stored, revision=first), happened
         number, title = found[0], columns.pop("title")
         connection.execute(
             f"""UPDATE documents SET title = CASE WHEN named THEN title ELSE ? END, revision = revision + 1,

@@ -108,12 +108,7 @@ class Saved:
     @property
     def shown(self) -> list[int]:
         """Numbers of the nodes from the first to the end."""
-        path = []
-        number = self.end
-        while number:
-            path.append(number)
-            number = self.rows[number][0]
-        return path[::-1]
+        return _path(self.rows, self.end)
 
     def tree(self) -> "tuple[Tree[Any], dict[Node, int]]":
         """The tree, without the answer that was not finished, and the number of each node."""
@@ -290,7 +285,7 @@ def _saved(entry: Entry, row: tuple[Any, ...], table: list[tuple[Any, ...]]) -> 
         (_whole(number, children), beside[_whole(index, range(len(beside)))])
         for number, index in state["places"]
     )
-    saved = Saved(
+    return Saved(
         entry=entry,
         revision=_whole(row[1]),
         rows=rows,
@@ -313,12 +308,19 @@ def _saved(entry: Entry, row: tuple[Any, ...], table: list[tuple[Any, ...]]) -> 
         ),
         places=places,
         at=_whole(state["at"], range(len(places))),
-        forgotten=_whole(state["forgotten"]),
+        # Older versions wrote more than there is, where a text was taken back behind a shift.
+        forgotten=min(_whole(state["forgotten"]), len(_path(rows, end))),
         partial=_partial(state.get("partial"), rows.get(end)),
     )
-    if saved.forgotten > len(saved.shown):
-        raise ValueError("more is forgotten than there is")
-    return saved
+
+
+def _path(rows: Mapping[int, Row], end: int) -> list[int]:
+    """Numbers of the nodes from the first to `end`."""
+    path = []
+    while end:
+        path.append(end)
+        end = rows[end][0]
+    return path[::-1]
 
 
 def _whole(value: Any, among: Container[int] = range(1 << 31)) -> int:

@@ -63,6 +63,7 @@ class Document:
         sha256: Of the model file; "" as long as nobody knows.
         draft: What was typed beside it.
         uid: Its name in the history; a new one where another process wrote to the same document.
+        opened: When it began to be open here, by the monotonic clock.
         stored: What the history held when this was opened from it: revision and rows.
     """
 
@@ -73,6 +74,7 @@ class Document:
         self.draft = Draft()
         self.uid = uuid.uuid4().hex
         self.created = time.time()
+        self.opened = time.monotonic()
         self.stored: tuple[int, dict[int, Row]] = (0, {})
         self._tree: Tree[Any] | None = None  # the one that was seen last
         self._edits = -1
@@ -179,7 +181,7 @@ class Document:
             "end": self._numbers[content.tree.end],
             "chosen": sorted(self._chosen.items()),
             **self._places,
-            "forgotten": content.forgotten,
+            "forgotten": min(content.forgotten, len(content.tree.path)),  # which undo makes shorter
         }
         if partial and isinstance(content, Conversation):
             state["partial"] = {"text": partial, "ids": list(ids), "grows": content.growing}

@@ -2,7 +2,8 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from llamatui.app.history import collection
 from llamatui.app.history.collection import Hit, Library
 from llamatui.app.history.database import open_database, writing
 from llamatui.app.history.fulltext import match_of, refresh, to_index
+from llamatui.app.history.saved import Entry, entry_from
 from llamatui.errors import HistoryError, UsageError
 
 
@@ -265,6 +267,30 @@ def test_a_new_file_in_the_place_of_the_old_one_is_noticed(library: Library) -> 
     assert library.count() == 0
     add(library.path, "b", "hen")
     assert found(library, "hen") == ["b"]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda library: library.load("a"),
+        lambda library: library.rename("a", "b"),
+        lambda library: library.pin("a"),
+        lambda library: library.remove("a"),
+    ],
+)
+def test_a_file_that_goes_while_it_is_used_is_no_crash(
+    use: Callable[[Library], object], library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found_and_gone(row: Iterable[object]) -> Entry:
+        for file in library.path.parent.glob("history.db*"):
+            file.unlink()
+        return entry_from(row)
+
+    add(library.path, "a", "hen")
+    monkeypatch.setattr(collection, "entry_from", found_and_gone)
+    with suppress(HistoryError):
+        use(library)
+    assert library.count() == 0
 
 
 def test_damage_is_told_where_it_is_met(library: Library) -> None:

@@ -1,5 +1,6 @@
 """The writer: what is saved when, and what becomes of what cannot be written."""
 
+import gc
 import os
 import random
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from llamatui.app.conversation import Conversation
 from llamatui.app.history import recorder as recorder_module
 from llamatui.app.history.collection import Library
 from llamatui.app.history.database import open_database, same_file, set_aside
-from llamatui.app.history.recorder import Notice, Recorder
+from llamatui.app.history.recorder import COPIED, KEPT, Notice, Recorder
 from llamatui.app.history.snapshot import Change, Document
 from llamatui.app.model import LoadedModel
 from llamatui.app.sampling import Sampling
@@ -77,13 +79,15 @@ def test_what_was_saved_is_there_without_waiting_for_the_end(
 
 def test_many_saves_are_few_commits(story: Document, path: Path) -> None:
     recorder = Recorder(path, interval=60)
-    for _ in range(50):
-        write(story, "hen")
-        recorder.save(story)
-    assert recorder.flush()
-    connection = sqlite3.connect(path)
-    assert connection.execute("SELECT revision FROM documents").fetchone()[0] <= 3
-    assert text_of(path, story) == " ".join(["hen"] * 50)
+    revisions = []
+    for count in (1, 50):
+        for _ in range(count):
+            write(story, "hen")
+            recorder.save(story)
+        assert recorder.flush()
+        revisions += sqlite3.connect(path).execute("SELECT revision FROM documents").fetchone()
+    assert 0 < revisions[1] - revisions[0] <= 2
+    assert text_of(path, story) == " ".join(["hen"] * 51)
     recorder.close()
 
 
@@ -246,6 +250,81 @@ def test_what_another_process_changed_is_not_overwritten(
     assert text_of(path, story) == "the hen there on"
 
 
+def test_what_was_deleted_and_written_again_is_another_document_for_another_process(
+    recorder: Recorder, story: Document, model: LoadedModel, path: Path, told: Told
+) -> None:
+    write(story, "the hen")
+    recorder.save(story)
+    assert recorder.flush()
+    library = Library(path)
+    first = library.load(story.uid).restore(model)
+    second = Recorder(path, told.append, interval=0)
+    library.remove(story.uid)
+    write(story, "here")
+    recorder.save(story)
+    assert recorder.close()
+    write(first, "there")
+    second.save(first)
+    assert second.close()
+    assert text_of(path, story) == "the hen here"
+    assert text_of(path, first) == "the hen there"
+    assert [notice.message.rpartition(" was ")[2] for notice in told] == [KEPT, COPIED]
+
+
+def test_what_was_taken_back_and_asked_anew_is_another_document_for_another_process(
+    recorder: Recorder, chat: Document, model: LoadedModel, path: Path
+) -> None:
+    assert isinstance(chat.content, Conversation)
+    chat.content.ask("hi")
+    recorder.save(chat)
+    assert recorder.flush()
+    first = Library(path).load(chat.uid).restore(model)
+    chat.content.give_up()
+    recorder.save(chat)
+    assert recorder.flush()
+    chat.content.ask("ho")
+    recorder.save(chat)
+    assert recorder.close()
+    second = Recorder(path, interval=0)
+    first.content.finish([], "hen")  # type: ignore[call-arg, arg-type]
+    second.save(first)
+    assert second.close()
+    for document, words in ((chat, ["ho"]), (first, ["hi", "hen"])):
+        assert [row[2] for row in Library(path).load(document.uid).rows.values()] == words
+
+
+def test_a_history_whose_revisions_begin_at_1_goes_on(
+    recorder: Recorder, story: Document, model: LoadedModel, path: Path
+) -> None:
+    write(story, "the hen")
+    recorder.save(story)
+    assert recorder.close()
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE documents SET revision = 1, indexed = 1")
+    connection.commit()
+    again = Library(path).load(story.uid).restore(model)
+    later = Recorder(path, interval=0)
+    write(again, "and")
+    later.save(again)
+    assert later.flush()
+    assert [hit.entry.uid for hit in Library(path).search("and")] == [again.uid] == [story.uid]
+    assert later.close()
+    assert connection.execute("SELECT revision, indexed FROM documents").fetchall() == [(2, 2)]
+
+
+def test_a_document_that_nobody_holds_any_more_is_let_go(model: LoadedModel, path: Path) -> None:
+    recorder = Recorder(path, interval=0)
+    document = Document(Story(model, 64, "stop"), Sampling())
+    write(document, "the hen")
+    recorder.save(document)
+    gone = weakref.ref(document)
+    del document
+    assert recorder.flush()
+    until(lambda: gc.collect() is not None and gone() is None)
+    assert Library(path).count() == 1
+    assert recorder.close()
+
+
 def test_a_title_of_the_user_s_stays(recorder: Recorder, story: Document, path: Path) -> None:
     write(story, "the hen")
     recorder.save(story)
@@ -298,6 +377,40 @@ def test_a_file_that_is_anew_gets_all_even_where_only_settings_change(
     assert recorder.close()
     assert text_of(path, story) == "the hen"
     assert not told
+
+
+def test_what_was_opened_from_a_file_that_is_anew_gets_into_it_where_only_settings_change(
+    recorder: Recorder, story: Document, model: LoadedModel, path: Path
+) -> None:
+    write(story, "the hen")
+    recorder.save(story)
+    assert recorder.flush()
+    again = Library(path).load(story.uid).restore(model)
+    set_aside(path)
+    again.sampling = Sampling(seed=8)
+    recorder.save(again)
+    assert recorder.close()
+    assert text_of(path, again) == "the hen"
+
+
+def test_what_is_deleted_from_a_file_that_was_anew_stays_deleted(
+    recorder: Recorder, story: Document, model: LoadedModel, path: Path
+) -> None:
+    write(story, "the hen")
+    recorder.save(story)
+    assert recorder.flush()
+    set_aside(path)
+    write(story, "and that")
+    recorder.save(story)
+    assert recorder.flush()
+    library = Library(path)
+    again = library.load(story.uid).restore(model)
+    library.remove(story.uid)
+    for document in (story, again):
+        document.sampling = Sampling(seed=8)
+        recorder.save(document)
+    assert recorder.close()
+    assert library.count() == 0
 
 
 def refuse(document: Document, error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:

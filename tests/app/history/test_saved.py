@@ -10,11 +10,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llamatui.app.conversation import Conversation
+from llamatui.app.engine import Limits
 from llamatui.app.history.collection import Library
 from llamatui.app.history.database import open_database
 from llamatui.app.history.recorder import Recorder
 from llamatui.app.history.snapshot import Document, title_from
 from llamatui.app.model import LoadedModel
+from llamatui.app.sampler import Sampler
 from llamatui.app.sampling import Sampling
 from llamatui.app.story import Story, decoded
 from llamatui.app.tree import Tree
@@ -36,6 +38,7 @@ def tell(story: Story, step: int, n: int, text: str) -> None:
         for token, piece, pending in list(decoded(story.model.tokenizer, [3 + n, 200 + n, 60], None)):
             story.grow(token, piece, pending=pending)
         story.finish(None)
+        story.forgotten = len(story.path) // 2  # as a shift leaves it
     elif step == 2 and length:
         story.cut(n % length)
     elif step == 3:
@@ -59,6 +62,7 @@ def talk(chat: Conversation, step: int, n: int, text: str) -> None:
         chat.ask(text)
     elif step in (0, 1, 2) and asked:
         chat.finish(chat.model.tokenizer.encode(text), text, stopped=n % 2 == 0)
+        chat.forgotten = length
     elif step == 3 and not asked and length:
         chat.regenerate(n % (length // 2) * 2 + 1)
         chat.finish([], text)
@@ -125,6 +129,7 @@ def test_stories_come_back(model: LoadedModel, steps: list[tuple[int, int, str]]
     assert shape(again.content.tree) == shape(story.tree)
     assert (again.content.memory, again.content.note) == ("mem", "note")
     assert (again.content.overflow, again.content.context) == ("shift", 300)
+    assert again.content.forgotten == min(story.forgotten, len(story.path))
     assert again.sampling == document.sampling
     assert again.look() is None
 
@@ -152,6 +157,7 @@ def test_conversations_come_back(model: LoadedModel, steps: list[tuple[int, int,
         tree, _ = saved.tree()
     assert shape(tree) == shape(chat.tree)
     assert (saved.system, saved.chat_format) == ("be kind\ud800", "llama2")
+    assert saved.forgotten == min(chat.forgotten, len(chat.turns))
     again = saved.restore(model)
     assert isinstance(again.content, Conversation)
     assert [turn.content for turn in again.content.turns] == [turn.content for turn in chat.turns]
@@ -315,6 +321,57 @@ def test_what_no_longer_fits_stays_forgotten(story: Document, model: LoadedModel
     assert again.content.prompt() == told.prompt()
 
 
+def test_a_story_that_was_taken_back_behind_a_shift_comes_back(
+    story: Document, model: LoadedModel, path: Path
+) -> None:
+    told = story.content
+    assert isinstance(told, Story)
+    told.overflow = "shift"
+    told.write("it was a dark night")
+    told.tree.mark()
+    generation = told.start(Sampler(Sampling(seed=3)), max_new=100)
+    for record in generation:
+        told.grow(record.id, "x")
+    told.finish(generation)
+    told.tree.undo()
+    assert told.forgotten > len(told.path) > 0
+    again = stored(story, path.parent).load(story.uid).restore(model)
+    assert isinstance(again.content, Story)
+    assert again.content.text == "it was a dark night"
+    assert again.content.prompt() == told.prompt()
+    assert again.look() is None
+    assert again.content.tree.redo()
+
+
+def test_a_chat_that_was_taken_back_behind_a_shift_comes_back(model: LoadedModel, path: Path) -> None:
+    talked = Conversation(model, "", context=64)
+    chat = Document(talked, Sampling())
+    for _ in range(6):
+        talked.ask("hello there")
+        talked.start(Sampler(Sampling(seed=3)), Limits(overflow="shift"))
+        talked.finish([], "yes")
+    while len(talked.turns) > 2:
+        talked.tree.undo()
+    assert talked.forgotten > 2
+    again = stored(chat, path.parent).load(chat.uid).restore(model)
+    assert [turn.content for turn in again.content.turns] == ["hello there", "yes"]  # type: ignore[union-attr]
+    assert again.look() is None
+
+
+def test_more_forgotten_than_there_is_is_all_that_there_is(
+    story: Document, model: LoadedModel, path: Path
+) -> None:
+    assert isinstance(story.content, Story)
+    story.content.write("the hen")
+    library = stored(story, path.parent)
+    connection = open_database(path)
+    connection.execute("UPDATE documents SET state = json_set(state, '$.forgotten', 99)")
+    connection.close()
+    again = library.load(story.uid).restore(model)
+    assert again.content.forgotten == len(story.content.path)
+    assert again.look() is None
+
+
 def test_a_growing_story_is_not_gone_through_again(story: Document) -> None:
     told = story.content
     assert isinstance(told, Story)
@@ -379,7 +436,7 @@ WRONG = [
     "UPDATE documents SET state = " + "'" + "[" * 100_000 + "'",
     "UPDATE documents SET state = replace(state, '\"end\": ', '\"end\": 9')",
     "UPDATE documents SET state = replace(state, '\"places\": [[', '\"places\": [[true, ')",
-    "UPDATE documents SET state = replace(state, '\"forgotten\": 0', '\"forgotten\": 99')",
+    "UPDATE documents SET state = replace(state, '\"forgotten\": 0', '\"forgotten\": -1')",
     "UPDATE documents SET settings = replace(settings, '\"top_p\": 0.9', '\"top_p\": NaN')",
     'UPDATE documents SET settings = replace(settings, \'"top_p": 0.9\', \'"top_p": "much"\')',
     "UPDATE documents SET settings = replace(settings, '\"context\": 64', '\"context\": -1')",
