@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llamatui.app.text_file import named_path, write_text
+from llamatui.app.text_file import name_from, named_path, write_text
 from llamatui.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from llamatui.tokenizers.chat_formats import Message
 
 SCHEMA = "llamatui.chat/1"
-LONGEST_NAME = 40
 
 
 class Named(Protocol):
@@ -111,7 +110,7 @@ def save(conversation: Chat, sampling: "Sampling", name: str) -> Path:
         LlamatuiError: It cannot be written.
     """
     path = named_path(name)
-    if path.suffix != ".json":
+    if path.suffix.lower() != ".json":
         raise UsageError(f"expected a name that ends in .json, found {name}", "/export writes .md and .txt")
     text = json.dumps(document(conversation, sampling), ensure_ascii=False, indent=1)
     return _write_new(path, text + "\n")
@@ -125,11 +124,12 @@ def export(conversation: Chat, sampling: "Sampling", name: str) -> Path:
         LlamatuiError: It cannot be written.
     """
     path = named_path(name)
-    if path.suffix not in (".md", ".txt"):
+    end = path.suffix.lower()
+    if end not in (".md", ".txt"):
         raise UsageError(
             f"expected a name that ends in .md, .txt or .replay, found {name}", "/save writes .json"
         )
-    return _write_new(path, markdown(conversation) if path.suffix == ".md" else plain(conversation))
+    return _write_new(path, markdown(conversation) if end == ".md" else plain(conversation))
 
 
 def _write_new(path: Path, text: str) -> Path:
@@ -142,11 +142,9 @@ def _write_new(path: Path, text: str) -> Path:
 def free_name(conversation: Chat, end: str) -> str:
     """A file name in this folder that is not taken, from the first words of the chat."""
     words = conversation.turns[0].content if conversation.turns else ""
-    slug = re.sub(r"[^\w]+", "-", words[: 4 * LONGEST_NAME].lower()).strip("-_")
-    if len(slug) > LONGEST_NAME:
-        slug = slug[:LONGEST_NAME].rpartition("-")[0] or slug[:LONGEST_NAME]
-    name, number = slug or "chat", 1
+    name = first = name_from(words, "chat")
+    number = 1
     while Path(f"{name}{end}").exists():
         number += 1
-        name = f"{slug or 'chat'}-{number}"
+        name = f"{first}-{number}"
     return f"{name}{end}"

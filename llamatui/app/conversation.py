@@ -18,9 +18,9 @@ from llamatui.app.engine import Generation, Limits, Session
 from llamatui.app.model import LoadedModel
 from llamatui.app.sampler import Sampler
 from llamatui.app.sampling import Sampling
-from llamatui.app.text_stream import StopMatcher, stream_text
 from llamatui.app.tree import Node, Tree
 from llamatui.errors import UsageError
+from llamatui.tokenizers.base import StreamDecoder
 from llamatui.tokenizers.chat_formats import Message
 
 
@@ -87,7 +87,7 @@ class Conversation:
         """The system prompt, if there is one, and all turns."""
         return [*self._system_messages, *self.turns]
 
-    def _ids(self) -> list[int]:
+    def ids(self) -> list[int]:
         """Of the system prompt and the turns that still fit, up to where the answer goes."""
         told = [*self._system_messages, *self.turns[self.forgotten :]]
         return self.format.render(self.model.tokenizer, told)
@@ -97,16 +97,24 @@ class Conversation:
         return "".join(self.stream(text))
 
     def stream(self, text: str) -> Iterator[str]:
-        """Pieces of the answer as they come. One that is left early is kept as far as it went."""
+        """Pieces of the answer as they come. One that is left early keeps all whole characters."""
         self.ask(text)
         generation = self.start(self._sampler, Limits(overflow="shift"))
-        answer = ""
+        decoder = StreamDecoder(self.model.tokenizer, after=generation.prompt[-1])
+        answer, whole = "", (0, "")  # tokens and text up to the last whole character
         try:
-            for _, piece in stream_text(generation, self.model.tokenizer, StopMatcher(())):
-                answer += piece
+            for record in generation:
+                answer += (piece := decoder.push(record.id))
+                if not decoder.pending:
+                    whole = len(generation.new_tokens), answer
                 yield piece
+            rest = decoder.flush()
+            whole = len(generation.new_tokens), answer + rest
+            if rest:
+                yield rest
         finally:
-            self.finish(generation.new_tokens, answer)
+            kept, text = whole
+            self.finish(generation.new_tokens[:kept], text)
 
     def ask(self, text: str) -> None:
         """Adds a user's turn."""
@@ -146,16 +154,16 @@ class Conversation:
             raise UsageError("there is no question to answer")
         limits = limits or Limits()
         told, self.forgotten = self.forgotten, 0
-        told_before = len(ids := self._ids())
+        told_before = len(ids := self.ids())
         if limits.overflow == "shift" and told_before > self.session.context:
             self.forgotten = told if told < len(self.tree.path) else 0
-            told_before = len(ids := self._ids())
+            told_before = len(ids := self.ids())
             if told_before > self.session.context:  # still, or again
                 # Whole turns, and to the half: what is left grows again with its cache, instead of being
                 # cut at another place with every question.
                 while len(ids) > self.session.context // 2 and self.forgotten + 2 < len(self.tree.path):
                     self.forgotten += 2
-                    ids = self._ids()
+                    ids = self.ids()
         generation = self.session.start(ids, sampler, self._completed(limits))
         generation.dropped_tokens += told_before - len(ids)
         return generation

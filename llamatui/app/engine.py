@@ -126,11 +126,6 @@ class Session:
         """The backend that the next step runs on."""
         return self.backend.latest if self._follows else self.backend
 
-    def rewind(self, n: int) -> None:
-        """Keeps the first `n` tokens."""
-        self.tokens = self.tokens[:n]
-        self.cache.truncate(min(n, self.cache.length))
-
     def fork(self) -> "Session":
         """A session of its own that goes on from here."""
         other = Session(self.backend, self.context, follows=self._follows)

@@ -6,14 +6,18 @@ from collections.abc import Callable
 from hashlib import file_digest
 from io import FileIO
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from platformdirs import user_cache_path
 
+from llamatui.app.text_file import write_whole
 from llamatui.errors import ModelError
 
 Version = tuple[int, int]
 """Size and time of change, in ns."""
+
+_remembering = Lock()
 
 
 def file_sha256(path: Path, check: Callable[[], None] = lambda: None, opened: Version | None = None) -> str:
@@ -35,14 +39,7 @@ def file_sha256(path: Path, check: Callable[[], None] = lambda: None, opened: Ve
         _refuse_another(path, os.fstat(file.fileno()), opened)
         digest = file_digest(file, "sha256").hexdigest()
         _refuse_another(path, os.fstat(file.fileno()), opened)
-    key, store = _key(path, opened), _store()
-    try:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        temporary = store.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps({**_remembered(), key: digest}), "utf-8")
-        temporary.replace(store)
-    except OSError:
-        pass  # only a cache: a read-only home costs time, not the result
+    _remember(_key(path, opened), digest)
     return digest
 
 
@@ -82,6 +79,16 @@ def _key(path: Path, version: Version) -> str:
 
 def _store() -> Path:
     return user_cache_path("llamatui", appauthor=False) / "sha256.json"
+
+
+def _remember(key: str, digest: str) -> None:
+    store = _store()
+    try:
+        with _remembering:
+            store.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(store, json.dumps({**_remembered(), key: digest}).encode(), overwrite=True)
+    except OSError:
+        pass  # only a cache: a read-only home costs time, not the result
 
 
 def _remembered() -> dict[str, Any]:

@@ -24,11 +24,11 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from llamatui.app.json_fields import Fields
 from llamatui.app.sampling import MAX_SEED, Sampling
+from llamatui.app.text_file import write_whole
 from llamatui.errors import LlamatuiError, UsageError
 from llamatui.tokenizers.base import text_to_bytes
 
@@ -353,13 +353,8 @@ class Replay:
                 f"{path}: a replay file has at most {MAX_BYTES:,} bytes, this text takes {len(content):,}",
                 "record a shorter text",
             )
-        part = path.with_name(f".{path.name}.{token_hex(4)}.part")
         try:
-            try:
-                part.write_bytes(content)
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
+            write_whole(path, content, overwrite=force)
         except OSError as error:
             raise LlamatuiError(
                 f"{path}: cannot be written: {error.strerror or error}", "choose another place for the file"

@@ -182,7 +182,6 @@ class _Check:
         sampler = Watched(step.sampling)
         sampler.state = step.rng_state
         limits = Limits(step.max_new_tokens, frozenset(step.stop_ids), step.overflow, step.keep)
-        session.rewind(step.cached_tokens)
         # Who stopped it there did so from outside.
         cut = step.finish_reason in ("cancelled", "error") or (
             step.finish_reason == "stop" and not step.stops

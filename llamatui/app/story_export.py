@@ -3,11 +3,10 @@
 import re
 from pathlib import Path
 
-from llamatui.app.text_file import named_path, write_text
+from llamatui.app.text_file import name_from, named_path, write_text
 from llamatui.errors import UsageError
 
 SUFFIXES = (".txt", ".md")
-NAME_WORDS = 6
 # What Markdown would take for its own inside a line ...
 _INLINE = re.compile(r"[\\`*_\[\]<>&~]")
 # ... and at the beginning of one.
@@ -16,8 +15,7 @@ _BLOCK = re.compile(r"^( *)(#{1,6}(?= |$)|[-+=](?=[ \-=]|$)|\d+(?=[.)](?: |$)))"
 
 def suggested_name(text: str) -> str:
     """A file name from the first words."""
-    words = re.findall(r"\w+", text.lower())[:NAME_WORDS]
-    return f"{'-'.join(words)[:60] or 'story'}.txt"
+    return f"{name_from(text, 'story')}.txt"
 
 
 def export_story(text: str, name: str, *, overwrite: bool = False) -> Path:

@@ -85,6 +85,13 @@ def test_nothing_is_overwritten_and_errors_are_clear(chat, tmp_path):
             chat_export.export(chat, Sampling(), str(tmp_path / name))
 
 
+def test_the_end_of_a_name_may_be_in_capitals(chat, tmp_path):
+    chat_export.save(chat, Sampling(), str(tmp_path / "a.JSON"))
+    for end, begin in ((".MD", "# A chat with tiny"), (".Txt", "System: be kind")):
+        path = chat_export.export(chat, Sampling(), str(tmp_path / f"a{end}"))
+        assert path.read_text("utf-8").startswith(begin)
+
+
 def test_a_tilde_of_nobody_is_a_part_of_the_name(chat, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert chat_export.export(chat, Sampling(), "~notes.txt") == tmp_path / "~notes.txt"
@@ -96,6 +103,6 @@ def test_names_that_are_free(chat, tmp_path, monkeypatch):
     (tmp_path / "hi-é.md").touch()
     assert chat_export.free_name(chat, ".md") == "hi-é-2.md"
     chat.turns[0] = Message("user", "../" * 20 + "word " * 30)
-    assert chat_export.free_name(chat, ".md") == "word-word-word-word-word-word-word-word.md"
+    assert chat_export.free_name(chat, ".md") == "word-word-word-word-word-word.md"
     chat.turns[0] = Message("user", "???")
     assert chat_export.free_name(chat, ".md") == "chat.md"

@@ -81,6 +81,20 @@ def test_turns_alternate_and_the_cache_is_used(chat):
     assert chat.turns[1].ids == (ord("o"), ord("k"))
 
 
+@pytest.mark.parametrize(
+    ("taken", "text"), [(["a"], ""), (["a", "é"], "aé"), (["a", "é", "\ufffd"], "aé\ufffd")]
+)
+def test_an_answer_that_is_left_early_ends_with_a_whole_character(chat, monkeypatch, taken, text):
+    """Its ids say its text, also where its last one is half a character."""
+    heard = {"o": b"a\xc3", "k": b"\xa9\xc3"} if len(taken) > 2 else {"o": b"a\xc3", "k": b"\xa9"}
+    monkeypatch.setattr(chat.model.tokenizer, "decode_bytes", lambda token: heard[chr(token)])
+    pieces = chat.stream("hi")
+    assert [next(pieces) for _ in taken] == taken
+    pieces.close()
+    said = chat.turns[-1]
+    assert (said.content, chat.model.tokenizer.decode(said.ids)) == (text, text)
+
+
 def test_limits_are_completed_not_replaced(chat):
     chat.ask("hi")
     generation = chat.start(Sampler(Sampling()), Limits(max_new_tokens=1, overflow="shift"))

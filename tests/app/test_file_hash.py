@@ -4,6 +4,7 @@ import json
 import os
 from hashlib import sha256
 from pathlib import Path
+from threading import Barrier, Thread
 
 import pytest
 
@@ -71,3 +72,24 @@ def test_a_damaged_or_unwritable_cache_costs_nothing_but_time(
     store.unlink()
     store.mkdir()
     assert file_sha256(path) == sha256(b"one").hexdigest()
+
+
+def test_hashes_that_are_computed_at_once_are_all_remembered(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.bin" for number in range(40)]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    together = Barrier(4)
+
+    def compute(mine: list[Path]) -> None:
+        for path in mine:
+            together.wait(10)
+            file_sha256(path)
+
+    threads = [Thread(target=compute, args=(paths[first::4],)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [path for path in paths if known_sha256(path, opened(path)) is None] == []
+    store = file_hash.user_cache_path("llamatui", appauthor=False) / "sha256.json"
+    assert list(store.parent.iterdir()) == [store]

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("textual_serve")
 
-from aiohttp import CookieJar
+from aiohttp import CookieJar, WSServerHandshakeError
 from aiohttp.test_utils import TestClient, TestServer
 
 from llamatui.app.web import MOST_TABS, application
@@ -49,6 +49,13 @@ def address(host: str, public: str | None = None) -> tuple[Doors, str]:
     return doors, doors.address.partition("8000" if public is None else public)[2]
 
 
+class PatientServer(TestServer):
+    """As `serve` runs it: a handler whose browser is gone is not cancelled."""
+
+    async def _make_runner(self, **options: Any) -> Any:
+        return await super()._make_runner(**{**options, "handler_cancellation": False})
+
+
 @asynccontextmanager
 async def browse(
     *args: str, public: str | None = None, token: bool = True, command: str = sys.executable
@@ -56,7 +63,7 @@ async def browse(
     """A client of a server that serves APP; one that has been let in, if it came with the token."""
     doors, path = address("127.0.0.1", public)
     app = application([command, "-c", APP, *args], doors)
-    async with TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True)) as client:
+    async with TestClient(PatientServer(app), cookie_jar=CookieJar(unsafe=True)) as client:
         if token:
             response = await client.get(path, allow_redirects=False)
             name, value = response.headers["Set-Cookie"].partition(";")[0].split("=")
@@ -223,6 +230,28 @@ async def test_there_is_a_bound_on_tabs() -> None:
         await tabs[0].close()
         tab, _ = await opened(client)
         assert not tab.closed
+
+
+async def test_the_bound_holds_for_tabs_that_are_opened_at_once() -> None:
+    async with browse() as client:
+        tries = [client.ws_connect("/ws") for _ in range(2 * MOST_TABS)]
+        answers = await asyncio.gather(*tries, return_exceptions=True)
+        refused = [answer.status for answer in answers if isinstance(answer, WSServerHandshakeError)]
+        assert refused == [503] * MOST_TABS
+        for tab in answers:
+            if not isinstance(tab, WSServerHandshakeError):
+                assert (await tab.receive_bytes()).startswith(b"pid ")
+
+
+@needs_proc
+async def test_the_bound_holds_for_apps_that_are_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llamatui.app.web.MOST_TABS", 1)
+    monkeypatch.setattr("llamatui.app.web.PATIENCE", 1.0)
+    async with browse("deaf") as client:
+        tab, before = await opened(client)
+        await tab.close()
+        await opened(client)  # as when a page is loaded again
+        assert not alive(before)
 
 
 async def test_an_app_that_cannot_be_started_is_told(caplog: pytest.LogCaptureFixture) -> None:

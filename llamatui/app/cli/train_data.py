@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from llamatui.app.cli.terminal import Interrupted, counted
+from llamatui.app.text_file import write_whole
 from llamatui.errors import LlamatuiError, UsageError
 
 Text = Annotated[
@@ -76,14 +77,9 @@ def vocab(
         if hasattr(signal, name):  # the library lets no handler of ours run, and nothing is written yet
             signal.signal(getattr(signal, name), signal.SIG_DFL)
     model = train_vocab(read_documents(files), size)
-    part = out.with_name(f".{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(model)
-            part.replace(out)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(out, model, overwrite=True)
     except OSError as error:
         raise LlamatuiError(f"{out}: cannot be written: {error.strerror}", "choose another place") from error
     print(f"{out}: {size:,} pieces", file=sys.stderr)

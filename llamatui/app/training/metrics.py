@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llamatui.app.cli.terminal import dumps
+from llamatui.app.text_file import write_whole
 from llamatui.errors import LlamatuiError
 from llamatui.train.events import Evaluation, Event, Finished, Saved, Started, Step
 
@@ -77,12 +78,7 @@ def read_metrics(out: Path) -> Iterator[Step | Evaluation]:
 def _cut(path: Path, iteration: int) -> None:
     """Keeps what belongs to the first `iteration` steps; a run that begins has a new file."""
     kept = [line for line, content in _read(path) if content["iteration"] <= iteration] if iteration else []
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text("".join(kept), "utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, "".join(kept).encode(), overwrite=True)
 
 
 def _read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -26,7 +26,7 @@ def edit_outside(app: App[Any], text: str) -> str:
         # Some editors leave a backup beside the file.
         with tempfile.TemporaryDirectory(prefix="llamatui-", ignore_cleanup_errors=True) as folder:
             path = Path(folder, "message.md")
-            path.write_text(text, "utf-8", newline="\n")
+            path.write_text(text, "utf-8", "replace", newline="\n")
             command = [*_words(editor), str(path)]
             with app.suspend():
                 failed = _failed(command)
