@@ -190,6 +190,7 @@ class Tabs:
         self._command = command
         self._downloads = downloads
         self._open: set[web.WebSocketResponse] = set()
+        self._processes = asyncio.Semaphore(MOST_TABS)  # those that are ending hold a model still
 
     @property
     def are_too_many(self) -> bool:
@@ -199,25 +200,32 @@ class Tabs:
         if self.are_too_many:
             return notice(TOO_MANY, 503)
         tab = web.WebSocketResponse(heartbeat=15)
-        await tab.prepare(request)
+        self._open.add(tab)  # before anything is waited for: tabs may come at the same moment
+        try:
+            await tab.prepare(request)
+            async with self._processes:
+                await self._run(tab, request)
+        finally:
+            self._open.discard(tab)
+        return tab
+
+    async def _run(self, tab: web.WebSocketResponse, request: web.Request) -> None:
         app = App(self._command, tab, self._downloads)
         try:
             await app.start(_cells(request.query.get("width"), 80), _cells(request.query.get("height"), 24))
         except OSError as error:
             log.error("llamatui web: a tab cannot have a process: %s", error.strerror or error)
             await tab.close()
-            return tab
-        self._open.add(tab)
+            return
         try:
             async for message in tab:
                 await _pass_on(message, app)
         finally:
-            self._open.discard(tab)
+            self._open.discard(tab)  # its page may be loaded again, and waits for the process to end
             await app.stop()
-        return tab
 
     async def close(self, app: web.Application) -> None:
-        await asyncio.gather(*[tab.close() for tab in self._open])
+        await asyncio.gather(*[tab.close() for tab in self._open if tab.prepared])
 
 
 async def _pass_on(message: WSMessage, app: App) -> None:

@@ -47,7 +47,7 @@ class LlamaApp(App[None]):
         Binding("ctrl+b", "switch_backend", "change the backend", show=False, id="app.backend"),
         Binding("ctrl+l", "history", "history", show=False, id="app.history"),
         Binding("f2", "compare", "compare", show=False, id="app.compare"),
-        Binding("f1", "help", "help", show=False, id="app.help"),
+        Binding("f1", "app.help", "help", id="app.help"),
         Binding("ctrl+q", "app.quit", "quit", priority=True, id="app.quit"),
     ]
     CSS = """

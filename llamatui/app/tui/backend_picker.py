@@ -11,11 +11,13 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from llamatui.app.tui.dismissed_once import DismissedOnce
+
 if TYPE_CHECKING:
     from llamatui.backends.base import Backend
 
 
-class BackendPicker(ModalScreen[str]):
+class BackendPicker(ModalScreen[str], DismissedOnce[str]):
     """Dismissed with the name of a backend, or "" if all stays as it is."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

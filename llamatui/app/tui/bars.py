@@ -140,20 +140,22 @@ class Status(Bar):
         parts = [warning, self._said, Content.styled(self._detail, "dim")]
         self.left = Content(" · ").join([part for part in parts if part.plain])
 
-    def show_context(self, used: int, limit: int, dropped: int, policy: str = "") -> None:
-        """`policy`: what happens to a full context; said when it matters."""
+    def show_context(self, used: int, limit: int, dropped: int, policy: str) -> None:
+        """`policy`: what happens to a full context; said louder when it matters."""
         used = min(used, limit)  # a last token may stand outside, unread
         filled = -(-METER_CELLS * used // limit)
         full = used >= 0.9 * limit
-        said = f"{dropped} forgotten" if dropped else WHEN_FULL.get(policy, "") if full else ""
-        matters = Content.styled(f"{said} · " if said else "", "$text-warning")
+        said = f"{dropped} forgotten" if dropped else WHEN_FULL[policy]
+        told = Content.styled(f"{said} · ", "$text-warning" if dropped or full else "dim")
+        matters = told if dropped or full else Content()
         numbers = Content(f"{used}/{limit} ")
         meter = Content.assemble(
             ("━" * filled, "$text-warning" if full else "$accent"),
             ("─" * (METER_CELLS - filled), "$border-blurred"),
         )
-        self.right = Content.assemble(matters, "context ", numbers, meter)
+        self.right = Content.assemble(told, "context ", numbers, meter)
         self.shorter = (
+            Content.assemble(matters, "context ", numbers, meter),
             Content.assemble(matters, numbers, meter),
             Content.assemble(matters, numbers).rstrip(),
             numbers.rstrip(),

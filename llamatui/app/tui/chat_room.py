@@ -56,19 +56,13 @@ A slash begins a command, two are just a slash:
     REASONS: ClassVar[dict[str, str]] = {**Room.REASONS, "eos": "ready"}
     BINDING_GROUP_TITLE = "the chat"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "ctrl+r",
-            "regenerate",
-            "again",
-            tooltip="another answer; the old one stays beside it",
-            id="chat.retry",
-        ),
+        Binding("ctrl+r", "regenerate", "again", tooltip="another answer; the old one stays beside it",
+                id="chat.retry"),
         Binding("ctrl+n", "new", "new", tooltip="another chat; this one stays on a branch", id="chat.new"),
         Binding("ctrl+s", "system", "system", tooltip="who the model shall be", id="chat.system"),
-        Binding(
-            "ctrl+t", "toggle_sampling", "sampling", tooltip="temperature, top-p, seed", id="chat.sampling"
-        ),
-    ]
+        Binding("ctrl+t", "toggle_sampling", "sampling", tooltip="temperature, top-p, seed",
+                id="chat.sampling"),
+    ]  # fmt: skip
 
     conversation: "Conversation | None" = None
     _growing: Item | None = None  # the answer that is being given
@@ -228,6 +222,12 @@ A slash begins a command, two are just a slash:
             self.note(text, kind)
         await self.transcript.finish(item)
         await self.show()
+
+    def _show_context(self, dropped: int = 0) -> None:
+        if self.conversation is not None:
+            session = self.conversation.session
+            used = len(session.tokens or self.conversation.ids())  # nothing is read yet of a chat of old
+            self.query_one(Status).show_context(used, session.context, dropped, self.overflow)
 
     def note(self, text: str, kind: str = "note") -> None:
         assert self.conversation is not None

@@ -148,7 +148,7 @@ class Column(ScrollView, can_focus=True):
         self.refresh()
 
     def action_take(self) -> None:
-        self.post_message(Corner.Taken())
+        self.post_message(Corner.Taken(self))
 
     def on_resize(self) -> None:
         # As if there always were a scrollbar: when it comes, nothing is wrapped anew.
@@ -207,6 +207,8 @@ class Corner(Vertical):
     @dataclass
     class Taken(Message):
         """The reader wants this text."""
+
+        column: Column
 
     def __init__(self, names: list[str], backend: str, sampling: "Sampling") -> None:
         super().__init__()

@@ -13,11 +13,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.content import Content
-from textual.screen import Screen
 from textual.timer import Timer
 
 from llamatui.app.tui.bars import Header, Keys, Status, one_line, rate_text
 from llamatui.app.tui.compare_column import Corner
+from llamatui.app.tui.dismissed_once import DismissedOnce
 from llamatui.app.tui.error_screen import explain
 from llamatui.app.tui.flow import printable
 from llamatui.app.tui.room import FRAMES_PER_SECOND, RATES_PER_SECOND, Room
@@ -134,7 +134,7 @@ class DuelRun:
         return [[fresh.popleft() for _ in range(len(fresh))] for fresh in self._fresh], done
 
 
-class CompareScreen(Screen[list[Piece] | None]):
+class CompareScreen(DismissedOnce[list[Piece] | None]):
     """Dismissed with the continuation that the reader chose, or None."""
 
     TITLE = "The split view"
@@ -335,7 +335,7 @@ settings that you choose above each text.
             status.say(run.step if self.busy else "stopped")
         else:
             status.say(self._verdict(duel))
-        right = "changed: r runs it again" if self._edited and not self.busy else ""
+        right = "changed: Enter in the field runs it again" if self._edited and not self.busy else ""
         status.right = Content.styled(right, "$text-warning")
 
     def _verdict(self, duel: "Duel") -> str:
@@ -352,7 +352,14 @@ settings that you choose above each text.
         if self.busy:
             return f"the same so far: {same}" if duel.same else ""
         if all(side.ended for side in duel.sides):
-            return f"identical: {same}" if duel.same else "identical: both say that the text ends here"
+            if duel.same:
+                return f"identical: {same}"
+            full = duel.sides[0].reason == "context"
+            return (
+                "the context is full: there is no room to go on"
+                if full
+                else "both say that the text ends here"
+            )
         return f"the same for {same}, then stopped"
 
     # What the reader does.
@@ -380,8 +387,7 @@ settings that you choose above each text.
             self._show_state(self.run)
 
     def on_corner_taken(self, event: Corner.Taken) -> None:
-        column = self.focused
-        self.action_take(next(i for i, corner in enumerate(self.corners) if corner.column is column))
+        self.action_take(next(i for i, corner in enumerate(self.corners) if corner.column is event.column))
 
     def action_parting(self) -> None:
         for corner in self.corners:

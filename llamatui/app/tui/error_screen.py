@@ -9,9 +9,9 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import Static
 
+from llamatui.app.tui.dismissed_once import DismissedOnce
 from llamatui.app.tui.flow import printable
 from llamatui.app.tui.keys import own_bindings, rebound, show_key
 from llamatui.errors import LlamatuiError
@@ -36,7 +36,7 @@ class Choice(Static):
         await self.screen.run_action(self._action)
 
 
-class ErrorScreen(Screen[ErrorChoice]):
+class ErrorScreen(DismissedOnce[ErrorChoice]):
     """Dismissed with what the reader chose; quitting is the app's."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -45,7 +45,7 @@ class ErrorScreen(Screen[ErrorChoice]):
         Binding("escape", "dismiss('back')", "go on as before", id="error.back"),
         Binding("r", "dismiss('retry')", "try again", id="error.retry"),
         Binding("o", "app.pick_model", "open another model", id="error.other"),
-        Binding("q", "app.quit", "quit", id="error.quit"),
+        Binding("q", "quit", "quit", id="error.quit"),
     ]
     DEFAULT_CSS = """
     ErrorScreen {
@@ -98,7 +98,11 @@ class ErrorScreen(Screen[ErrorChoice]):
                     yield Choice(show_key(binding), does, binding.action)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        return action != "dismiss" or bool(self._offered[str(parameters[0])])
+        choice = str(parameters[0]) if action == "dismiss" else action
+        return bool(self._offered.get(choice, True))
+
+    async def action_quit(self) -> None:
+        await self.app.action_quit()
 
 
 def explain(error: Exception) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Markdown, Static
 
 from llamatui.app.tui.answer_markdown import parser
+from llamatui.app.tui.dismissed_once import DismissedOnce
 from llamatui.app.tui.keys import EVERYWHERE, own_bindings, rebound, show_key
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 KEY_CELLS = 16
 
 
-class HelpScreen(ModalScreen[None]):
+class HelpScreen(ModalScreen[None], DismissedOnce[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,f1,question_mark,q", "dismiss", "close", id="help.close"),
         Binding("up,k", "scroll('scroll_up')", "up", show=False, id="help.up"),

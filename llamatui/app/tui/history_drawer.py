@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from textual import events, on
+from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical
@@ -16,6 +16,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from llamatui.app.tui.bars import Keys, one_line
+from llamatui.app.tui.dismissed_once import DismissedOnce
 from llamatui.app.tui.error_screen import explain
 from llamatui.app.tui.history_list import MARGIN, QUIET, HistoryList
 from llamatui.app.tui.keys import key_of
@@ -42,7 +43,7 @@ class SearchField(Input):
     ]
 
 
-class HistoryDrawer(ModalScreen[str | None]):
+class HistoryDrawer(ModalScreen[str | None], DismissedOnce[str | None]):
     """Dismissed with the uid of the document to open; None if all stays as it is."""
 
     TITLE = "The history"
@@ -135,8 +136,9 @@ A title that you give stays; an empty one follows the text again. What you pin s
     def _look(self, pause: float = 0, at: str | None = None) -> None:
         """Reads again what there is. `at`: uid for the cursor."""
         self._is_looking, self._opens = True, False
-        self.run_worker(self._read(pause, at), exclusive=True, exit_on_error=False)
+        self._read(pause, at)
 
+    @work(exclusive=True, exit_on_error=False)
     async def _read(self, pause: float, at: str | None) -> None:
         await asyncio.sleep(pause)
         slow = self.set_timer(PATIENCE, self._say_looking)
@@ -145,11 +147,12 @@ A title that you give stays; an empty one follows the text again. What you pin s
         try:
             entries, snippets, total = await asyncio.to_thread(self._ask, sought, limit)
         except Exception as error:  # shown; the room goes on
+            self._is_looking = False
             self._fail(error)
             return
         finally:
             slow.stop()
-            self._is_looking = False
+        self._is_looking = False  # not if it was cancelled: then the next one looks
         self._has_all = bool(sought) or len(entries) < limit
         self._say("")
         if not entries:
@@ -165,7 +168,7 @@ A title that you give stays; an empty one follows the text again. What you pin s
         self.query_one(".count", Static).update(Content.styled(count, QUIET))
         self._list.show(entries, snippets, sought, at or (None if sought else self._current))
         if self._opens:
-            self._open()
+            self._open(self._list.chosen)
 
     def _ask(self, sought: str, limit: int) -> "tuple[Sequence[Entry], Mapping[str, Parts], int]":
         total = self._library.count(self._kind)
@@ -178,20 +181,19 @@ A title that you give stays; an empty one follows the text again. What you pin s
     def _look_further(self) -> None:
         if not (self._is_looking or self._has_all):
             self._is_looking = True
-            self.run_worker(self._read_on(), exclusive=True, exit_on_error=False)
+            self._read_on()
 
+    @work(exclusive=True, exit_on_error=False)
     async def _read_on(self) -> None:
         try:
             offset = len(self._list.entries)
             entries = await asyncio.to_thread(self._library.list, self._kind, PAGE, offset)
         except Exception as error:
-            self._has_all = True
+            self._is_looking, self._has_all = False, True
             self._fail(error)
-        else:
-            self._has_all = len(entries) < PAGE
-            self._list.append(entries)
-        finally:
-            self._is_looking = False
+            return
+        self._is_looking, self._has_all = False, len(entries) < PAGE
+        self._list.append(entries)
 
     def on_resize(self) -> None:
         self._stop_renaming()
@@ -222,10 +224,9 @@ A title that you give stays; an empty one follows the text again. What you pin s
         if self._is_looking:
             self._opens = True
         else:
-            self._open()
+            self._open(self._list.chosen)
 
-    def _open(self) -> None:
-        entry = self._list.chosen
+    def _open(self, entry: "Entry | None") -> None:
         if self._doomed is not None:
             self._answer(entry is self._doomed)
         elif entry is not None and self._named is None:
@@ -256,8 +257,10 @@ A title that you give stays; an empty one follows the text again. What you pin s
     @on(HistoryList.Wanted)
     def _do(self, message: HistoryList.Wanted) -> None:
         entry = message.entry
+        if not self.is_active:  # the key before it has closed the drawer
+            return
         if message.deed == "open":
-            self._open()
+            self._open(entry)
             return
         self._answer(False)
         if message.deed == "pin":
@@ -272,18 +275,15 @@ A title that you give stays; an empty one follows the text again. What you pin s
                 f"Delete for good?\nEnter deletes, {key_of(self, 'history.close')} keeps.", "$text-error bold"
             )
 
-    def _change(self, work: Callable[[], None], at: str | None) -> None:
+    @work(group="changes", exit_on_error=False)
+    async def _change(self, deed: Callable[[], None], at: str | None) -> None:
         """`at`: uid for the cursor then."""
-
-        async def change() -> None:
-            try:
-                await asyncio.to_thread(work)
-            except Exception as error:
-                self._fail(error)
-            else:
-                self._look(at=at)
-
-        self.run_worker(change(), group="changes", exit_on_error=False)
+        try:
+            await asyncio.to_thread(deed)
+        except Exception as error:
+            self._fail(error)
+        else:
+            self._look(at=at)
 
     def _answer(self, yes: bool) -> None:
         """Whether what was asked about goes; nothing may have been asked."""

@@ -16,6 +16,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from llamatui.app.tui.bars import one_line, shortened
+from llamatui.app.tui.dismissed_once import DismissedOnce
 from llamatui.app.tui.error_screen import explain
 from llamatui.app.tui.runner import Closing, Runner
 
@@ -29,7 +30,7 @@ QUIET = "$foreground-muted"
 TOLD_EVERY_S = 0.1
 
 
-class ModelPicker(ModalScreen["Shelved | None"]):
+class ModelPicker(ModalScreen["Shelved | None"], DismissedOnce["Shelved | None"]):
     """Dismissed with the model to open, or to fetch and open; None if all stays as it is."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -18,7 +18,7 @@ from llamatui.app.history.draft import Draft
 from llamatui.app.tui.bars import Header, Keys, Status, one_line
 from llamatui.app.tui.error_screen import explain
 from llamatui.app.tui.keeping import Content, Keeping
-from llamatui.app.tui.keys import key_of
+from llamatui.app.tui.keys import key_of, own_bindings, rebound
 from llamatui.app.tui.launch import Launch, RoomName
 from llamatui.app.tui.runner import Piece, Run, Runner
 from llamatui.app.tui.sampling_panel import SamplingPanel
@@ -339,12 +339,11 @@ class Room(Screen[None]):
         elif self.run is not None:
             self.query_one(Status).say("writing")
         self.query_one(SamplingPanel).show_seed(generation.sampler.seed)
-        self._show_context(generation.dropped_tokens, generation.limits.overflow)
+        self._show_context(generation.dropped_tokens)
 
-    def _show_context(self, dropped: int = 0, policy: str = "") -> None:
-        session = self.session
-        if session is not None:
-            self.query_one(Status).show_context(len(session.tokens), session.context, dropped, policy)
+    def _show_context(self, dropped: int = 0) -> None:
+        """Tells how full the context is. `dropped`: tokens that went since the generation began."""
+        raise NotImplementedError
 
     @property
     def typing(self) -> bool:
@@ -359,6 +358,13 @@ class Room(Screen[None]):
 
     def tell_to_wait(self, then: str) -> None:
         self.notify(f"{key_of(self, 'app.stop')} stops the model, {then}.")
+
+    def on_key(self, event: events.Key) -> None:
+        """Tells why nothing happens, where a key would do something if the model did not write."""
+        if self.busy and event.key not in self.active_bindings:
+            own = [binding for kind in type(self).__mro__ for binding in own_bindings(kind)]
+            if event.key in [binding.key for binding in rebound(own, self.app._keymap)]:
+                self.tell_to_wait("then this can be done")
 
     def action_stop(self) -> None:
         self.stop()

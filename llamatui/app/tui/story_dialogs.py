@@ -14,6 +14,7 @@ from textual.widgets import Input, Label
 
 from llamatui.app.story_export import export_story, suggested_name
 from llamatui.app.tui.composer import Editor
+from llamatui.app.tui.dismissed_once import DismissedOnce
 from llamatui.app.tui.flow import printable
 from llamatui.app.tui.keys import key_of
 from llamatui.app.tui.replaying import SUFFIX, Replaying
@@ -31,7 +32,7 @@ _DIALOG = """
 """
 
 
-class MemoryDialog(ModalScreen[None]):
+class MemoryDialog(ModalScreen[None], DismissedOnce[None]):
     """Two fields: what the model reads beside the page."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -118,7 +119,7 @@ class MemoryDialog(ModalScreen[None]):
 TWO_SUFFIXES = re.compile(r"(\.(?:txt|md|replay))\.txt$", re.IGNORECASE)
 
 
-class SaveDialog(ModalScreen[Path | None]):
+class SaveDialog(ModalScreen[Path | None], DismissedOnce[Path | None]):
     """Dismissed with the file that was written."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -170,8 +171,7 @@ class SaveDialog(ModalScreen[Path | None]):
         except LlamatuiError as error:
             _explain(self, f"{error.message}: {error.hint}")
         else:
-            if self.is_current:  # Esc works while a large model is hashed
-                self.dismiss(path)
+            self.dismiss(path)
 
     @on(Input.Changed)
     def _changed(self) -> None:

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from llamatui.app.story import Story
     from llamatui.app.tui.branches import Branches
 
-NUMBERS = "1234567890"
-
 
 class StoryRoom(Room):
     """Space goes on, r tries again, Enter writes along, Esc stops."""
@@ -69,7 +67,7 @@ one, and the story goes on from it.
         Binding("n", "new", "begin another story", show=False, id="story.new"),
         Binding("s,ctrl+t", "toggle_sampling", "branches and sampling", show=False, id="story.side"),
         Binding("question_mark", "app.help", "help", id="story.help"),
-        *(Binding(key, f"choose({key})", show=False, id=f"story.choose-{key}") for key in NUMBERS),
+        *(Binding(key, f"choose({key})", show=False, id=f"story.choose-{key}") for key in "1234567890"),
     ]  # fmt: skip
 
     story: "Story | None" = None
@@ -125,12 +123,11 @@ one, and the story goes on from it.
     def question(self) -> "tuple[list[int], Limits] | None":
         if self.story is None or self.editing or not self.story.path:
             return None
-        prompt = self.story.prompt()
+        prompt = self.story.prompt(self.query_one(Page).cursor)  # from there on, if it is anywhere
         return prompt.ids, self.story.limits(prompt)
 
     async def accept(self, pieces: list[Piece]) -> None:
         self.telling.accept(pieces)
-        self.query_one(Page).move_to(None)
         self.show_change("taken from the split view")
 
     def opened(self, model: "LoadedModel") -> None:
@@ -235,7 +232,7 @@ one, and the story goes on from it.
         line.shortcuts = frozenset() if begun else CHOICES
         self.refresh_bindings()
 
-    def _show_context(self, dropped: int = 0, policy: str = "") -> None:
+    def _show_context(self, dropped: int = 0) -> None:
         story = self.story
         if story is None:
             return
@@ -323,9 +320,10 @@ one, and the story goes on from it.
     async def _travel(self, said: str, step: int) -> None:
         if self.busy or self.story is None:
             return
+        typing = self._begun and self.typing  # then the next letters must not be commands
         tree, beside = self.story.tree, self.story.tree.beside
         if tree.undo() if step < 0 else tree.redo():
-            self.show_change(said if tree.beside == beside else f"{said}: memory and note")
+            self.show_change(said if tree.beside == beside else f"{said}: memory and note", home=not typing)
         elif await self.keeping.turn(self, step):
             self.query_one(Status).say(said)
 
@@ -335,13 +333,14 @@ one, and the story goes on from it.
         await self.keeping.begin(self, self.story.blank())
         self.query_one(Status).say("a new story")
 
-    def show_change(self, said: str) -> None:
+    def show_change(self, said: str, *, home: bool = True) -> None:
         """Shows what another branch, or another end of it, looks like."""
         self.query_one(Status).say(said)
         self.show_story()
         self.insight.cancel()  # that was about what stood there before
         self.insight.fill()
-        self.home.focus()
+        if home:
+            self.home.focus()
 
     def on_branches_chosen(self, event: "Branches.Chosen") -> None:
         if not self.editing:
@@ -370,8 +369,7 @@ one, and the story goes on from it.
 
     def on_page_rewind(self, event: Page.Rewind) -> None:
         tokens = self.query_one(Page).tokens
-        at = event.token or (tokens[-1] if tokens else None)
-        if at is not None:
+        if at := event.token or (tokens[-1] if tokens else None):
             self.telling.when_idle(lambda: self.telling.rewind(at, "taken back"))
 
     def action_heat(self) -> None:

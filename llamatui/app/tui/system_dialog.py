@@ -10,10 +10,11 @@ from textual.screen import ModalScreen
 from textual.widgets import Label
 
 from llamatui.app.tui.composer import Editor
+from llamatui.app.tui.dismissed_once import DismissedOnce
 from llamatui.app.tui.keys import key_of
 
 
-class SystemDialog(ModalScreen[None]):
+class SystemDialog(ModalScreen[None], DismissedOnce[None]):
     """A field for who the model shall be."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -134,7 +134,10 @@ class Telling:
             self.go_on()
 
     def accept(self, pieces: Sequence[Piece]) -> None:
-        """Goes on with words that the model wrote elsewhere."""
+        """Goes on with words that the model wrote elsewhere, from the cursor if there is one."""
+        if self.page.cursor is not None:
+            self.story.cut(self.page.cursor)
+            self.page.move_to(None)
         self.story.tree.mark()
         self.story.begin()
         grown(self.story, pieces)

@@ -91,6 +91,16 @@ async def test_leaving_the_error_screen_gives_its_exit_code(make_app, wait_until
     assert app.return_code == 3
 
 
+async def test_q_does_not_quit_where_one_can_go_back(open_room, wait_until, tmp_path):
+    async with open_room("story") as (room, pilot):
+        pilot.app.action_pick_model(str(tmp_path / "none.bin"))
+        await wait_until(lambda: isinstance(pilot.app.screen, ErrorScreen))
+        await pilot.press("q")
+        await pilot.press("escape")
+        await wait_until(lambda: pilot.app.screen is room)
+        assert pilot.app.is_running
+
+
 async def test_bug_while_loading_is_a_message(make_app, wait_until, monkeypatch):
     from llamatui.app import model
 

@@ -81,13 +81,15 @@ async def test_the_context_is_shown_at_any_width(width):
             assert "312 forgotten" in text
 
 
-async def test_the_policy_is_shown_when_it_matters():
+async def test_the_policy_is_shown_always_and_louder_when_it_matters():
     app = Bars()
     async with app.run_test(size=(80, 24)) as pilot:
         status = app.query_one(Status)
         status.show_context(10, 512, 0, "stop")
         await pilot.pause()
-        assert "stop" not in shown(status)
+        assert "stops when full · context 10/512" in shown(status)
+        assert status.right.spans[0].style == "dim"
         status.show_context(500, 512, 0, "stop")
         await pilot.pause()
         assert "stops when full · context 500/512" in shown(status)
+        assert status.right.spans[0].style == "$text-warning"

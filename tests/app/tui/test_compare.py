@@ -15,6 +15,7 @@ from llamatui.app.sampling import Sampling
 from llamatui.app.tui.bars import Status
 from llamatui.app.tui.compare_column import BackendChoice, Column, Corner
 from llamatui.app.tui.compare_screen import CompareScreen
+from llamatui.app.tui.page import Page
 from llamatui.app.tui.runner import Runner
 from llamatui.app.tui.sampling_panel import Lock, Seed
 from llamatui.app.tui.themes import DARK
@@ -138,7 +139,7 @@ async def test_both_say_what_they_say_alone_and_their_parting_is_marked(opened):
 async def test_where_two_backends_part(opened, wait_until, backends):
     async with opened() as (screen, pilot):
         await choose(screen, pilot, 1, "turning")
-        assert screen.query_one(Status).right.plain == "changed: r runs it again"
+        assert screen.query_one(Status).right.plain == "changed: Enter in the field runs it again"
         screen.query_one(Column).focus()
         await pilot.press("r")
         await wait_until(lambda: not screen.busy)
@@ -250,6 +251,19 @@ async def test_a_side_can_be_taken(opened, keys, side):
         assert pilot.app.answers == [expected]
         text = "".join(piece.text for piece in expected)
         assert screen.model.tokenizer.decode([piece.record.id for piece in expected]).strip() == text.strip()
+
+
+@pytest.mark.parametrize("keys", [("enter", "tab"), ("enter", "enter")])
+@pytest.mark.parametrize("side", [0, 1])
+async def test_the_side_that_enter_was_pressed_on_is_taken_once(opened, burst, wait_until, keys, side):
+    async with opened() as (screen, pilot):
+        expected = list(screen.corners[side].pieces)
+        screen.corners[side].column.focus()
+        await pilot.pause()
+        await burst(pilot, *keys)
+        await wait_until(lambda: pilot.app.answers)
+        await pilot.pause()
+        assert pilot.app.answers == [expected]
 
 
 async def test_there_is_nothing_to_take_at_first(opened):
@@ -424,6 +438,35 @@ async def test_the_story_goes_on_with_the_side_that_was_taken(open_room, wait_un
         assert room.story.text == kept
 
 
+async def test_from_the_cursor_both_go_on_where_it_stands(open_room, wait_until):
+    async with open_room("story", temperature=1.0, seed=7, backend="numpy", threads=1) as (room, pilot):
+        await pilot.press("1")
+        await wait_until(lambda: room.story.path and not room.busy, "the story")
+        whole, page = room.story.text, room.query_one(Page)
+        page.move_to(len(room.story.path) - 8)
+        at = page.cursor
+        kept = "".join(token.text for token in room.story.path[:at])
+        await pilot.press("f2")
+        await wait_until(lambda: isinstance(pilot.app.screen, CompareScreen), "the split view")
+        screen = pilot.app.screen
+        assert screen.prompt == room.story.prompt(at).ids
+        await wait_until(lambda: screen.run and not screen.busy)
+        taken = screen.corners[0].column.text
+        await pilot.press("1")
+        await wait_until(lambda: pilot.app.screen is room and page.cursor is None)
+        assert room.story.text == kept + taken
+        await pilot.press("u", "u")
+        assert room.story.text == whole
+
+
+async def test_a_context_that_is_full_is_told(opened, wait_until):
+    async with opened() as (screen, pilot):
+        screen.prompt = screen.prompt + [5] * (CONTEXT + 1 - len(screen.prompt))
+        await pilot.press("r")
+        await wait_until(lambda: not screen.busy)
+        assert status(screen) == "the context is full: there is no room to go on"
+
+
 async def test_the_chat_keeps_the_answer_that_was_taken_beside_the_old_one(open_room, say, wait_until):
     say("one answer", again=5)
     async with open_room("chat", prompt="Hi") as (room, pilot):
@@ -455,7 +498,7 @@ async def test_a_text_that_both_end_at_once_is_told(opened, wait_until):
         screen.limits = Limits(stop_ids=frozenset(range(len(PIECES))))
         await pilot.press("r")
         await wait_until(lambda: not screen.busy)
-        assert status(screen) == "identical: both say that the text ends here"
+        assert status(screen) == "both say that the text ends here"
 
 
 async def test_a_full_context_is_what_it_is_in_the_room(open_room, say, wait_until, monkeypatch):

@@ -36,6 +36,11 @@ def test_an_editor_may_leave_a_backup(tmp_path, monkeypatch):
     assert edit_outside(APP, "better") == "better!"
 
 
+def test_half_a_surrogate_pair_gets_to_the_editor_as_a_sign(monkeypatch):
+    monkeypatch.setenv("VISUAL", f"{sys.executable} -c pass")
+    assert edit_outside(APP, "a\ud800b") == "a?b"
+
+
 @pytest.mark.parametrize(
     ("editor", "error"),
     [

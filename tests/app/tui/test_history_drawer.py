@@ -1,11 +1,14 @@
 """The drawer with what was written before: finding, naming, pinning, deleting and opening it."""
 
 import json
+import threading
 import time
 from datetime import datetime, timedelta
 
 import pytest
+from textual import events
 from textual.app import App
+from textual.geometry import Offset
 from textual.widgets import Input, Static
 
 from llamatui.app.history.collection import Library
@@ -163,6 +166,38 @@ async def test_enter_waits_for_what_is_looked_for(library, open_drawer, wait_unt
     async with open_drawer() as (_, pilot):
         await pilot.press(*"sea", "enter")
         await wait_until(lambda: pilot.app.answers == ["story1"])
+
+
+async def test_enter_waits_for_what_is_looked_for_last(library, open_drawer, wait_until, monkeypatch):
+    fill(library.path, "A hen", "A hen by the sea")
+    search, is_asked, goes_on = library.search, threading.Event(), threading.Event()
+
+    def wait(text, *args):
+        is_asked.set()
+        goes_on.wait(10)
+        return search(text, *args)
+
+    async with open_drawer() as (drawer, pilot):
+        monkeypatch.setattr(library, "search", wait)
+        await pilot.press(*"hen")
+        await wait_until(is_asked.is_set)
+        drawer._field.value = "hen sea"
+        await pilot.pause()
+        await pilot.press("enter")
+        goes_on.set()
+        await wait_until(lambda: pilot.app.answers)
+        assert pilot.app.answers == ["story1"]
+
+
+async def test_a_search_that_another_replaces_at_once_leaves_no_warning(library, open_drawer, press):
+    fill(library.path, "A hen", "The sea")
+    async with open_drawer() as (drawer, pilot):
+        for value in ("hen", "sea"):
+            drawer._field.value = value
+            drawer._look()
+            drawer._look()
+        await press(pilot, "end")
+        assert titles(drawer) == ["The sea"]
 
 
 async def test_keys_go_from_the_field_into_the_list_and_back(library, open_drawer, press):
@@ -332,6 +367,29 @@ async def test_a_click_opens_and_one_beside_closes(library, open_drawer, wait_un
     async with open_drawer() as (_, pilot):
         await pilot.click(offset=(70, 5))
         await wait_until(lambda: pilot.app.answers == [None])
+
+
+async def test_two_clicks_on_a_row_open_it_once(library, open_drawer, wait_until):
+    fill(library.path, "One", "Two")
+    async with open_drawer() as (drawer, pilot):
+        x, y = drawer.query_one(HistoryList).region.offset + Offset(5, 4)
+        for kind in (events.MouseDown, events.MouseUp) * 2:
+            pilot.app.post_message(kind(None, x, y, 0, 0, 1, False, False, False, x, y))
+        await wait_until(lambda: pilot.app.answers)
+        await pilot.pause()
+        assert pilot.app.answers == ["story1"]
+
+
+@pytest.mark.parametrize("others", [["enter"], ["r"], ["p"], ["delete", "enter"], ["slash", "x"], ["end"]])
+async def test_enter_opens_what_the_cursor_was_on(library, open_drawer, burst, wait_until, others):
+    fill(library.path, "One", "Two")
+    async with open_drawer() as (_, pilot):
+        await pilot.press("down")
+        await burst(pilot, "enter", *others)
+        await wait_until(lambda: pilot.app.answers)
+        await pilot.pause()
+        assert pilot.app.answers == ["story0"]
+    assert [entry.pinned for entry in library.list("story")] == [False, False]
 
 
 async def test_it_leaves_room_beside_it_where_there_is_some(library, open_drawer):

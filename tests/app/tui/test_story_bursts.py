@@ -7,6 +7,7 @@ import pytest
 from textual.geometry import Size
 
 from llamatui.app.tui.bars import Status
+from llamatui.app.tui.openings import WritingLine
 from llamatui.app.tui.page import Page
 from llamatui.app.tui.runner import Scoring
 
@@ -103,3 +104,26 @@ async def test_a_version_that_comes_while_the_heat_map_is_filled_is_filled_too(t
         await wait_until(lambda: not room.insight.filling)
         assert [token for token in room.story.path[1:] if token.record is None] == []
         assert "ends where the context does" not in str(room.query_one(Status).render())
+
+
+async def test_undo_while_one_types_leaves_the_keys_with_the_line(told, wait_until):
+    opened, begin = told
+    async with opened() as (room, pilot):
+        await begin(room, pilot)
+        await pilot.press("w", *"hello", "ctrl+z", *"new")
+        line = room.query_one(WritingLine)
+        assert (line.words, line.has_focus) == ("hellonew", True)
+
+
+async def test_a_key_that_has_to_wait_says_so(open_room, say, wait_until):
+    gate = threading.Semaphore(3)
+    say(" He ran. He ate.", gate)
+    async with open_room("story") as (room, pilot):
+        await pilot.press("1")
+        await wait_until(lambda: room.run and len(room.story.path) > 0)
+        await pilot.press("m", "r", "h", "h", "x")
+        await pilot.press("escape")
+        gate.release(50)
+        await wait_until(lambda: not room.busy)
+        said = [notice.message for notice in pilot.app._notifications]
+        assert said == ["Esc stops the model, then this can be done."] * 2

@@ -137,7 +137,9 @@ async def test_words_that_come_again_stop_where_they_are_stopped(open_room, tell
         await tell(room, pilot, "1", " He ran. He ate. He slept.")
         at = len(OPENINGS[0] + " He ran.")
         widget = room.query_one(Page)
-        room.on_page_rewind(Page.Rewind(next(i for i in range(at) if widget.start_of(i) == at)))
+        room.on_page_rewind(
+            Page.Rewind(widget.tokens[next(i for i in range(at) if widget.start_of(i) == at)])
+        )
         say(" He ate. He slept.")
         await pilot.press(".")
         await wait_until(lambda: page(room).endswith("He ate.") and not room.busy)
