@@ -8,8 +8,11 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, get_args
 
+from textual import work
+from textual._types import CallbackType
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.command import CommandPalette
 from textual.markup import escape
 from textual.reactive import Initialize, Reactive
 from textual.screen import Screen
@@ -18,6 +21,7 @@ from textual.timer import Timer
 
 from llamatui.app import catalogue
 from llamatui.app.tui.bars import Status, one_line
+from llamatui.app.tui.dismissed_once import DismissedOnce
 from llamatui.app.tui.errands import Errand, Loading, Reopening, Switching
 from llamatui.app.tui.error_screen import ErrorChoice, ErrorScreen, explain
 from llamatui.app.tui.keeping import Keeping
@@ -37,6 +41,10 @@ if TYPE_CHECKING:
 
 CHECKS_PER_SECOND = 10  # whether an engine is there, or a room has come to rest
 THEMES = {"dark": "A page by night", "light": "A page by day", "contrast": "Black, white and yellow"}
+
+
+class Palette(CommandPalette, DismissedOnce[CallbackType]):
+    """Textual's."""
 
 
 class LlamaApp(App[None]):
@@ -253,12 +261,18 @@ class LlamaApp(App[None]):
         if before != now:
             self.notify(f"It was written with {named[0]}; {named[1]} goes on.", markup=False)
 
+    def action_command_palette(self) -> None:
+        if not isinstance(self.screen, CommandPalette):
+            self.push_screen(Palette(id="--command-palette"))
+
     def action_history(self) -> None:
         """Older stories or chats: one of them can be opened."""
         if self.screen is self.room:
-            self.run_worker(
-                self.keeping.show_history(self.room, self.reopen), group="history", exclusive=True
-            )
+            self._show_history()
+
+    @work(group="history", exclusive=True)
+    async def _show_history(self) -> None:
+        await self.keeping.show_history(self.room, self.reopen)
 
     def _watch_engine(self) -> None:
         """Shows the engine that was on its way as soon as it is there, and says why nothing faster runs."""

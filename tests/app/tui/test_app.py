@@ -7,6 +7,7 @@ import time
 
 import pytest
 from textual.color import Color
+from textual.command import CommandList
 from textual.widgets import Static
 
 from llamatui.app import catalogue, pull
@@ -89,6 +90,17 @@ async def test_leaving_the_error_screen_gives_its_exit_code(make_app, wait_until
         assert app.is_running
         await pilot.press("q")
     assert app.return_code == 3
+
+
+async def test_enter_twice_in_the_palette_leaves_it_once(open_room, burst, wait_until):
+    async with open_room("story") as (room, pilot):
+        await pilot.press("ctrl+p", *"keys")
+        palette = pilot.app.screen
+        await wait_until(lambda: palette.query_one(CommandList).option_count)
+        await pilot.press("down")
+        await burst(pilot, "enter", "enter", "enter")
+        await wait_until(lambda: palette not in pilot.app.screen_stack)
+        assert pilot.app.room is room
 
 
 async def test_q_does_not_quit_where_one_can_go_back(open_room, wait_until, tmp_path):
