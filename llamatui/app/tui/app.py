@@ -13,6 +13,7 @@ from textual._types import CallbackType
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.command import CommandPalette
+from textual.driver import Driver
 from textual.markup import escape
 from textual.reactive import Initialize, Reactive
 from textual.screen import Screen
@@ -27,6 +28,7 @@ from llamatui.app.tui.error_screen import ErrorChoice, ErrorScreen, explain
 from llamatui.app.tui.keeping import Keeping
 from llamatui.app.tui.launch import Launch, RoomName
 from llamatui.app.tui.messages import BackendReady, DocumentReady, ErrandFailed, ErrandStep, ModelReady
+from llamatui.app.tui.pastes import safe_driver
 from llamatui.app.tui.room import Room
 from llamatui.app.tui.runner import Piece, Runner
 from llamatui.app.tui.sampling_panel import SamplingPanel
@@ -97,6 +99,9 @@ class LlamaApp(App[None]):
         if options.theme not in self.available_themes:
             raise UsageError(f"no theme is called {options.theme!r}", f"choose {', '.join(NAMES)}")
         self.set_keymap(options.keys)
+
+    def get_driver_class(self) -> type[Driver]:
+        return safe_driver(super().get_driver_class())
 
     def get_theme(self, theme_name: str) -> Theme | None:
         # Textual asks while it is made, when none can be registered yet.
