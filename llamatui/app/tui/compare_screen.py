@@ -418,7 +418,7 @@ def percent(side: "Side", index: int, token: int) -> str:
     chance = side.chance(index, token)
     if chance is not None:
         return f"{100 * chance:.1f} %"
-    return f"under {100 * math.exp(side.records[index].top[-1].logprob):.1f} %"
+    return f"< {100 * math.exp(side.records[index].top[-1].logprob):.1f} %"
 
 
 def backends_of(model: "LoadedModel") -> tuple[list[str], tuple[str, str]]:

@@ -15,7 +15,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from llamatui.app.tui.bars import Keys, one_line
+from llamatui.app.tui.bars import Keys, one_line, shortened
 from llamatui.app.tui.dismissed_once import DismissedOnce
 from llamatui.app.tui.error_screen import explain
 from llamatui.app.tui.history_list import MARGIN, QUIET, HistoryList
@@ -271,9 +271,8 @@ A title that you give stays; an empty one follows the text again. What you pin s
             self._say("It is open. Go to another one first: then it can be deleted.")
         else:
             self._doomed = entry
-            self._say(
-                f"Delete for good?\nEnter deletes, {key_of(self, 'history.close')} keeps.", "$text-error bold"
-            )
+            title, keeps = shortened(one_line(entry.title), 20), key_of(self, "history.close")
+            self._say(f"Delete “{title}” for good?\nEnter deletes, {keeps} keeps.", "$text-error bold")
 
     @work(group="changes", exit_on_error=False)
     async def _change(self, deed: Callable[[], None], at: str | None) -> None:

@@ -15,6 +15,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from llamatui.app.text_file import named_path
 from llamatui.app.tui.bars import one_line, shortened
 from llamatui.app.tui.dismissed_once import DismissedOnce
 from llamatui.app.tui.error_screen import explain
@@ -105,7 +106,7 @@ class ModelPicker(ModalScreen["Shelved | None"], DismissedOnce["Shelved | None"]
     def compose(self) -> ComposeResult:
         with Vertical():
             yield Static("Open another model", classes="title")
-            yield Input(self._wanted, placeholder="type to narrow the list", compact=True)
+            yield Input(self._wanted, placeholder="type to narrow the list, or a file", compact=True)
             yield Static(classes="columns", markup=False)
             yield OptionList(markup=False)
             yield Static(classes="about", markup=False)
@@ -241,7 +242,8 @@ class ModelPicker(ModalScreen["Shelved | None"], DismissedOnce["Shelved | None"]
         about = self.query_one(".about", Static)
         model = self._highlighted
         if model is None:
-            about.update(self._failure or ("Nothing is called so." if self._done else "Looking …"))
+            nothing = "Enter opens that file." if self._file else "Nothing is called so."
+            about.update(self._failure or (nothing if self._done or self._file else "Looking …"))
             return
         free = f"{short_size(self._free)} of memory are free now" if self._free is not None else ""
         if model.problem:
@@ -260,6 +262,12 @@ class ModelPicker(ModalScreen["Shelved | None"], DismissedOnce["Shelved | None"]
         width = max(about.content_size.width, 20)
         about.update("\n".join(shortened(line, width) for line in lines))
 
+    @property
+    def _file(self) -> Path | None:
+        """What was typed, if that is a file's path and no part of a name."""
+        path = named_path(self.query_one(Input).value.strip())
+        return path if not self._shown and is_file(path) else None
+
     def action_move(self, how: str) -> None:
         getattr(self.query_one(OptionList), f"action_{how}")()
 
@@ -268,8 +276,11 @@ class ModelPicker(ModalScreen["Shelved | None"], DismissedOnce["Shelved | None"]
     def _choose(self) -> None:
         model = self._highlighted
         if model is None:
-            return
-        if model.problem:
+            if self._file:
+                from llamatui.app.shelf import Shelved
+
+                self.dismiss(Shelved(self._file.stem, self._file, 0))
+        elif model.problem:
             self.app.bell()
         else:
             self.dismiss(model)
@@ -277,6 +288,13 @@ class ModelPicker(ModalScreen["Shelved | None"], DismissedOnce["Shelved | None"]
     def on_click(self, event: events.Click) -> None:
         if event.widget is self:  # beside the dialog
             self.dismiss(None)
+
+
+def is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # in a folder of somebody else, too long, or with a zero byte
+        return False
 
 
 def _text(model: "Shelved") -> str:

@@ -266,7 +266,7 @@ async def test_deleting_asks_first(library, open_drawer, press):
             drawer.query_one(HistoryList).focus()
         assert library.count() == 3
         await press(pilot, "home", "down", "delete")
-        assert note(drawer) == "Delete for good?\nEnter deletes, Esc keeps."
+        assert note(drawer) == "Delete “Two” for good?\nEnter deletes, Esc keeps."
         assert library.count() == 3
         assert read.exists()
         await press(pilot, "enter")

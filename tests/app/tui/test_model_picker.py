@@ -121,6 +121,20 @@ async def test_nothing_that_fits_opens_nothing(open_room, pick, folder):
         assert pilot.app.screen is room
 
 
+async def test_a_path_opens_what_is_in_no_list(open_room, pick, wait_until, write, tmp_path, tiny_model):
+    away = tmp_path / "far away"
+    away.mkdir()
+    for path in tiny_model.parent.glob("*"):
+        if path.is_file():
+            shutil.copy(path, away / path.name.replace(tiny_model.stem, "away"))
+    async with open_room("story") as (room, pilot):
+        picker = await pick(pilot)
+        await write(pilot, str(away / "away.bin"))
+        assert about(picker) == "Enter opens that file."
+        await pilot.press("enter")
+        await wait_until(lambda: room.model.path == away / "away.bin")
+
+
 async def test_a_click_opens_too(open_room, pick, folder, wait_until):
     async with open_room("story", size=(120, 36)) as (room, pilot):
         picker = await pick(pilot)
