@@ -137,7 +137,7 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     """
     text = os.fspath(name)
     path = Path(text)
-    if "/" in text or os.sep in text or _is_file(path):
+    if "/" in text or os.sep in text or is_file(path):
         return path
     if pulled := find(text):
         return pulled.path
@@ -156,10 +156,10 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     raise ModelError(f"{text}: no such file, and no pulled model", hint)
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # too long for a file's name
+    except (OSError, ValueError):  # in a folder of somebody else, too long, or with a zero byte
         return False
 
 

@@ -6,7 +6,6 @@ import re
 import stat
 from contextlib import suppress
 from pathlib import Path
-from secrets import token_hex
 
 from llamatui.errors import LlamatuiError
 
@@ -46,7 +45,7 @@ def write_whole(path: Path, content: bytes, *, overwrite: bool = False) -> None:
         path.open("r+b").close()  # refuses where the file may only be read, though its folder may be written
     target = Path(os.path.realpath(path)) if overwrite else path  # a link goes on leading there
     # Made by `open` and not by `tempfile`, whose files nobody else may read.
-    part = target.with_name(f".llamatui-{token_hex(8)}.part")
+    part = target.with_name(f".llamatui-{os.urandom(8).hex()}.part")
     try:
         with part.open("xb") as file:
             if before:

@@ -136,7 +136,7 @@ def reopened(
         )
     if model is None:
         model = str(writer(saved))
-        if flags["tokenizer"] is None and is_there(saved.tokenizer):
+        if flags["tokenizer"] is None and store.is_file(Path(saved.tokenizer)):
             flags["tokenizer"] = saved.tokenizer
         if kind == "chat" and flags["chat_format"] is None:
             from llamatui.tokenizers.chat_formats import CHAT_FORMATS
@@ -154,7 +154,7 @@ def writer(saved: "Saved") -> Path:
     from llamatui.app.file_hash import known_sha256
 
     entry, path = saved.entry, Path(saved.model_path)
-    if not is_there(saved.model_path):
+    if not store.is_file(path):
         here = [model.path for model in [*store.list_models(), store.BUNDLED] if model.name == entry.model]
         if not here:
             raise ModelError(
@@ -167,13 +167,6 @@ def writer(saved: "Saved") -> Path:
     if known and saved.model_sha256 and known != saved.model_sha256:
         print(f"note: {printable(str(path))} is not the model that wrote it", file=sys.stderr)
     return path
-
-
-def is_there(path: str) -> bool:
-    try:
-        return Path(path).is_file()
-    except OSError:  # in a folder of somebody else, or too long
-        return False
 
 
 def open_room(

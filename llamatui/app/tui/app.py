@@ -46,7 +46,7 @@ THEMES = {"dark": "A page by night", "light": "A page by day", "contrast": "Blac
 
 
 class Palette(CommandPalette, DismissedOnce[CallbackType]):
-    """Textual's."""
+    """Textual's, which may be left by several keys at once."""
 
 
 class LlamaApp(App[None]):

@@ -15,6 +15,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from llamatui.app import store
 from llamatui.app.text_file import named_path
 from llamatui.app.tui.bars import one_line, shortened
 from llamatui.app.tui.dismissed_once import DismissedOnce
@@ -266,7 +267,7 @@ class ModelPicker(ModalScreen["Shelved | None"], DismissedOnce["Shelved | None"]
     def _file(self) -> Path | None:
         """What was typed, if that is a file's path and no part of a name."""
         path = named_path(self.query_one(Input).value.strip())
-        return path if not self._shown and is_file(path) else None
+        return path if not self._shown and store.is_file(path) else None
 
     def action_move(self, how: str) -> None:
         getattr(self.query_one(OptionList), f"action_{how}")()
@@ -288,13 +289,6 @@ class ModelPicker(ModalScreen["Shelved | None"], DismissedOnce["Shelved | None"]
     def on_click(self, event: events.Click) -> None:
         if event.widget is self:  # beside the dialog
             self.dismiss(None)
-
-
-def is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # in a folder of somebody else, too long, or with a zero byte
-        return False
 
 
 def _text(model: "Shelved") -> str:

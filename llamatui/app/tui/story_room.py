@@ -217,7 +217,7 @@ one, and the story goes on from it.
         shape = f"{words:,} word{'s' if words != 1 else ''}"
         versions = story.versions(self.query_one(Page).cursor)
         version = f"[ ] version {versions[0]} of {versions[1]}" if versions else ""
-        self.query_one(Status).detail(" · ".join(filter(None, (version, shape if story.path else ""))))
+        self.query_one(Status).detail(" · ".join(filter(None, (shape if story.path else "", version))))
         return shape
 
     def show_page(self, begun: bool) -> None:

@@ -43,6 +43,7 @@ async def test_versions_are_kept_and_flipped_through(open_room, tell):
         await tell(room, pilot, "r", " He slept.")
         await tell(room, pilot, "r", " He ate.")
         assert "version 3 of 3" in status(room)
+        assert status(room).index("words") < status(room).index("version"), "narrow lines lose their end"
         seen = []
         for _ in range(3):
             await pilot.press("]")
