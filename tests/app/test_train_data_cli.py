@@ -113,7 +113,7 @@ def test_of_one_document_the_end_is_held_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_ends_all_processes(stop: signal.Signals, tmp_path: Path) -> None:
     write_tokenizer_bin(tmp_path / "tok.bin")
-    (tmp_path / "a.txt").write_text(TEXT * 300)
+    (tmp_path / "a.txt").write_text(TEXT * 5000)  # seconds of work: a busy machine may see the file late
     args = ["pretokenize", "a.txt", "-z", "tok.bin", "-o", "d", "--processes", "2"]
     # A session of its own: Ctrl+C in a terminal reaches all its processes, also those that just begin.
     process = subprocess.Popen(
