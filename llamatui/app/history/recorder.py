@@ -294,7 +294,7 @@ class Recorder:
         columns = {name: storable(value) for name, value in change.columns.items()}
         if is_copy:
             stored = replace(stored, uid=uuid.uuid4().hex)
-            columns["title"] = storable(f"{readable(found[2])} (copy)")
+            columns["title"] = storable(f"{readable(found[2]).removesuffix(' (copy)')} (copy)")
         if change.is_blank:
             if found is not None and not is_copy:
                 remove(connection, stored.uid)

@@ -91,6 +91,12 @@ class ChatCommands:
                 severity="warning", markup=False,
             )  # fmt: skip
             return False
+        if argument and not command.argument:  # a message, maybe: "/quit smoking"
+            room.notify(
+                f"/{name} takes nothing behind it. // at the beginning is just a slash.",
+                severity="warning", markup=False,
+            )  # fmt: skip
+            return False
         if command.needed and not argument:
             room.composer.give_back(f"/{name} ", command=True)
             return True
@@ -145,8 +151,10 @@ class ChatCommands:
         self.room.edit(asked[-1])
 
     def copy(self, argument: str) -> None:
+        if argument not in ("", "code"):
+            raise UsageError(f"expected code or nothing behind /copy, found {one_line(argument)!r}")
         item = self.room.transcript.last_turn("assistant")
-        if argument == "code" and item:
+        if argument and item:
             self.room.copy_code(item)
         else:
             self.room.action_copy()
@@ -187,7 +195,8 @@ COMMANDS = {
             needed=True, anytime=True,
         ),
         Command(
-            "model", "talk to another model", lambda it, name: it.app.action_pick_model(name), anytime=True
+            "model", "talk to another model", lambda it, name: it.app.action_pick_model(name), "[NAME]",
+            anytime=True,
         ),
         Command("backend", "compute with another engine", ChatCommands.backend, "NAME", needed=True),
         Command(
@@ -204,7 +213,7 @@ COMMANDS = {
         ),
         Command("undo", "back to the branch before", lambda it, _: it.room.action_undo(), waits=True),
         Command("redo", "undo the undo", lambda it, _: it.room.action_redo(), waits=True),
-        Command("copy", "the last answer", ChatCommands.copy, "code", needs_turns=True),
+        Command("copy", "the last answer", ChatCommands.copy, "[code]", needs_turns=True),
         Command(
             "compare", "answer with two engines or settings side by side",
             lambda it, _: it.app.action_compare(), waits=True,

@@ -15,7 +15,7 @@ class Command:
     do: "Callable[[ChatCommands, str], Awaitable[None] | None]"
     """Called with what stands behind the name."""
     argument: str = ""
-    """How that is called in the help; "" where there is none."""
+    """How that is called in the help; "" where there is none. In brackets: without it, it is done at once."""
     needed: bool = False
     """Whether nothing happens without it."""
     waits: bool = False
@@ -72,7 +72,7 @@ def suggestions(text: str, commands: Mapping[str, Command], values: Values) -> l
                 f"/{command.name} " if command.argument else f"/{command.name}",
                 f"/{command.name} {command.argument}".rstrip(),
                 command.help,
-                not command.needed and command.argument in ("", "code"),
+                command.argument.startswith("[") or not command.argument,
             )
             for command in begins + inside
         ]

@@ -250,6 +250,25 @@ def test_what_another_process_changed_is_not_overwritten(
     assert text_of(path, story) == "the hen there on"
 
 
+def test_a_copy_of_a_copy_is_called_a_copy_once(
+    recorder: Recorder, story: Document, model: LoadedModel, path: Path
+) -> None:
+    write(story, "the hen")
+    recorder.save(story)
+    assert recorder.flush()
+    Library(path).rename(story.uid, "hen (copy)")
+    second = Recorder(path, interval=0)
+    first = Library(path).load(story.uid).restore(model)
+    write(first, "here")
+    second.save(first)
+    assert second.close()
+    write(story, "there")
+    recorder.save(story)
+    assert recorder.close()
+    assert Library(path).get(story.uid).title == "hen (copy)"
+    assert Library(path).count() == 2
+
+
 def test_what_was_deleted_and_written_again_is_another_document_for_another_process(
     recorder: Recorder, story: Document, model: LoadedModel, path: Path, told: Told
 ) -> None:

@@ -114,8 +114,23 @@ async def test_only_a_typed_slash_is_a_command(open_room, ask, say, write, wait_
         assert "no command /nonsense" in toasts(pilot)[-1]
 
 
+async def test_a_message_that_begins_like_a_command_is_none(open_room, write, say):
+    async with open_room("chat") as (room, pilot):
+        for line in ("/quit smoking: how?", "/clear now", "/help me"):
+            await pilot.press("/")
+            await write(pilot, line[1:])
+            await pilot.press("enter")
+            await pilot.pause()
+            assert room.query_one(Composer).text == line
+            assert "takes nothing behind it" in toasts(pilot)[-1]
+            assert pilot.app.screen is room
+            room.query_one(Composer).put("")
+
+
 async def test_commands(open_room, ask, say, tmp_path, monkeypatch, wait_until):
     monkeypatch.chdir(tmp_path)
+    copied: list[str] = []
+    monkeypatch.setattr("llamatui.app.tui.chat_room.copy", lambda app, text: copied.append(text))
     async with open_room("chat", context=512) as (room, pilot):
         composer = room.query_one(Composer)
 
@@ -144,6 +159,7 @@ async def test_commands(open_room, ask, say, tmp_path, monkeypatch, wait_until):
             "/set top_k many",
             "/backend warp",
             "/theme mauve",
+            "/copy that",
         ):
             await do(wrong)
             assert composer.text == wrong
@@ -171,9 +187,12 @@ async def test_commands(open_room, ask, say, tmp_path, monkeypatch, wait_until):
         assert room.conversation.turns[1].content == "no"
         await do("/theme light")
         assert pilot.app.theme == "light"
-        say(" more")
+        say(" more\n```\nx = 1\n```\n")
         await do("/continue")
-        assert room.query(Answer).last().source == "no more"
+        assert room.query(Answer).last().source.startswith("no more")
+        await do("/copy")
+        await do("/copy code")
+        assert [text.strip() for text in copied] == ["no more\n```\nx = 1\n```", "x = 1"]
 
 
 async def test_the_text_is_written_in_an_editor(open_room, write, monkeypatch, tmp_path):
