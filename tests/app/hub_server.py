@@ -150,7 +150,7 @@ class Handler(BaseHTTPRequestHandler):
             hub.cuts -= 1
             self.wfile.write(content[offset : offset + hub.cut_after])
             if hub.go_on:
-                hub.go_on.wait(20)
+                hub.go_on.wait(120)
             return None
         self.wfile.write(content[offset:])
         return None

@@ -351,7 +351,7 @@ def test_a_closed_pipe_ends_it_quietly(slow_model: Path) -> None:
     assert process.stderr
     process.stdout.read(10)
     process.stdout.close()
-    assert process.wait(timeout=20) == -signal.SIGPIPE
+    assert process.wait(timeout=60) == -signal.SIGPIPE
     assert process.stderr.read() == b""
     process.stderr.close()
 

@@ -100,8 +100,8 @@ def test_a_source_that_is_not_there(flag: str, tmp_path: Path) -> None:
 def test_a_signal_in_the_middle_leaves_nothing(name: str, code: int, tmp_path: Path) -> None:
     if not hasattr(signal, name):
         pytest.skip(f"no {name} here")
-    with (tmp_path / "big.bin").open("wb") as file:  # 300 MB of zeros, in a file with holes
-        config = ModelConfig(1024, 4096, 6, 16, 16, 300, 64)
+    with (tmp_path / "big.bin").open("wb") as file:  # 1.6 GB of zeros, in a file with holes
+        config = ModelConfig(1024, 4096, 24, 16, 16, 300, 64)
         file.write(LEGACY_HEADER.pack(*astuple(config)[:7]))
         file.truncate(tensor_layout(config, 0)[-1].end)
     out = tmp_path / "out"
@@ -111,7 +111,7 @@ def test_a_signal_in_the_middle_leaves_nothing(name: str, code: int, tmp_path: P
         while not list(out.iterdir()) and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(getattr(signal, name))
-        _, told = process.communicate(timeout=30)
+        _, told = process.communicate(timeout=60)
     assert process.returncode == code, told
     assert b"Traceback" not in told
     assert not list(out.iterdir())

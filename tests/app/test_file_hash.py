@@ -82,7 +82,7 @@ def test_hashes_that_are_computed_at_once_are_all_remembered(tmp_path: Path) -> 
 
     def compute(mine: list[Path]) -> None:
         for path in mine:
-            together.wait(10)
+            together.wait(60)
             file_sha256(path)
 
     threads = [Thread(target=compute, args=(paths[first::4],)) for first in range(4)]

@@ -223,7 +223,7 @@ def test_ctrl_c_ends_it_and_the_next_pull_goes_on(server: Hub) -> None:
         while "of" in line and line.split(":")[1].strip().startswith("0 "):
             line = process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
     finally:
         server.go_on.set()
     assert process.returncode == 130

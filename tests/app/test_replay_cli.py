@@ -215,7 +215,7 @@ def test_ctrl_c_keeps_what_was_recorded(endless_model: Path, tmp_path: Path) -> 
         while len(first) < 40 and (part := process.stdout.read(40)):
             first += part
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
     assert process.returncode == 130
     step = Replay.read(file).steps[0]
     assert step.finish_reason == "cancelled"

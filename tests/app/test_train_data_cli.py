@@ -123,7 +123,7 @@ def test_a_signal_ends_all_processes(stop: signal.Signals, tmp_path: Path) -> No
         assert process.poll() is None
         time.sleep(0.01)
     (os.killpg if stop == signal.SIGINT else os.kill)(process.pid, stop)
-    _, told = process.communicate(timeout=30)  # to the end of what all of them write
+    _, told = process.communicate(timeout=60)  # to the end of what all of them write
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(stop, -stop)
     assert "Traceback" not in told
     assert not (tmp_path / "d" / "dataset.json").exists()
@@ -152,7 +152,7 @@ def test_a_download_that_is_stopped_goes_on(server: Hub, tmp_path: Path) -> None
         while " kB of" not in process.stderr.readline() and process.poll() is None:
             pass
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=20)
+        _, told = process.communicate(timeout=60)
     finally:
         server.go_on.set()
     assert process.returncode == 130

@@ -87,7 +87,7 @@ async def opened(client: Any, **headers: str) -> tuple[Any, int]:
 
 
 async def until(done: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not done():
             await asyncio.sleep(0.01)
 

@@ -22,22 +22,23 @@ from tests.app.training.runs import fake_run
 
 @pytest.fixture
 def view_of(tmp_path):
-    """view_of(last step): a view of a run that holds before the step after that, and lets go with `gate`."""
+    """view_of(last step): a view of a run that is `held` before the step after that; `gate` lets it go."""
     gates = []
 
     def make(hold_after, *, theme="dark", **options):
-        gate = threading.Event()
+        gate, held = threading.Event(), threading.Event()
         gates.append(gate)
 
         def on_step(step):
             if step == hold_after + 1:
-                gate.wait(30)
+                held.set()
+                gate.wait(120)
 
         stop = Stop()
         events = recorded(fake_run(tmp_path, stop, on_step=on_step, **options), tmp_path)
         view = TrainView(Worker(events), stop, tmp_path, theme)
         view._worker.start()
-        view.gate = gate
+        view.gate, view.held = gate, held
         return view
 
     yield make
@@ -46,11 +47,11 @@ def view_of(tmp_path):
 
 
 async def until(condition):
-    for _ in range(1000):
+    for _ in range(6000):
         if condition():
             return
         await asyncio.sleep(0.01)
-    raise AssertionError("waited 10 s")
+    raise AssertionError("waited 60 s")
 
 
 def text_of(widget):
@@ -90,7 +91,7 @@ async def test_a_key_stops_after_the_step(view_of, tmp_path, monkeypatch, key):
     monkeypatch.setattr(stop_module, "SAME_REQUEST", 1e9)
     view = view_of(7)
     async with view.run_test() as pilot:
-        await until(lambda: has_step(view, 7))
+        await until(lambda: view.held.is_set() and has_step(view, 7))
         await pilot.press(key)
         await until(lambda: "stopping after this step" in text_of(view.query_one("#status")))
         await pilot.press(key)  # held down

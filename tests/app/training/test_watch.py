@@ -175,7 +175,7 @@ def test_a_terminal_that_is_closed_stops_a_run_with_a_checkpoint(tmp_path, args)
         os.execv(sys.executable, [sys.executable, "-c", SCRIPT, "train", "run", "data", str(tmp_path), *args])
     screen = b""
     while b"tok/s" not in screen:
-        assert select.select([terminal], [], [], 30)[0], screen[-2000:]
+        assert select.select([terminal], [], [], 60)[0], screen[-2000:]
         screen += os.read(terminal, 1 << 16)
     os.close(terminal)
     _, status = os.waitpid(child, 0)
@@ -195,7 +195,7 @@ class Terminal:
 
     def read_until(self, *texts):
         while not all(text in self.screen for text in texts):
-            assert select.select([self._fd], [], [], 30)[0], f"waited for {texts}: {self.screen[-2000:]!r}"
+            assert select.select([self._fd], [], [], 60)[0], f"waited for {texts}: {self.screen[-2000:]!r}"
             try:
                 self.screen += os.read(self._fd, 1 << 16)
             except OSError:  # it has ended
@@ -207,7 +207,7 @@ class Terminal:
     def close(self):
         """Reads to its end; returns what came after the live view."""
         while True:
-            assert select.select([self._fd], [], [], 30)[0], f"waited for the end: {self.screen[-2000:]!r}"
+            assert select.select([self._fd], [], [], 60)[0], f"waited for the end: {self.screen[-2000:]!r}"
             try:
                 data = os.read(self._fd, 1 << 16)
             except OSError:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from textual import events
+from textual.notifications import Notification
 from textual.pilot import Pilot
 from textual.widgets import Input, TextArea
 
@@ -23,6 +24,7 @@ from llamatui.backends import registry
 from llamatui.backends.base import Backend
 from llamatui.backends.checkpoint import ModelConfig
 from llamatui.backends.checkpoint_writer import write_checkpoint
+from tests.app.tui.settling import wait_for_handlers
 
 WORDS = (  # noqa: SIM905 (readable)
     "the a little llama went up hill and saw red ball tree who said no yes to friend happy day it was big "
@@ -47,6 +49,17 @@ def true_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def handlers_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait_for_handlers(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def toasts_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test may take longer to look at one than it is shown."""
+    monkeypatch.setattr(Notification, "time_left", property(lambda self: 600.0))
 
 
 @pytest.fixture(scope="session")

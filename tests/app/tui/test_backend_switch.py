@@ -241,7 +241,7 @@ async def test_a_compiler_that_is_ready_late_does_not_undo_a_choice(tiny_model, 
             pass
 
         def wait(self):
-            assert ready.wait(10)
+            assert ready.wait(60)
 
     monkeypatch.setitem(registry.KERNELS, "numba", "fp32")
     monkeypatch.setattr(warm_up, "Compilation", Compilation)

@@ -131,7 +131,7 @@ async def test_messages_written_while_the_model_loads_are_one(make_app, say, wai
     say("yes")
     gate = threading.Event()
     load = Loading.__call__
-    monkeypatch.setattr(Loading, "__call__", lambda self: gate.wait(10) and load(self))
+    monkeypatch.setattr(Loading, "__call__", lambda self: gate.wait(60) and load(self))
     app = make_app("chat")
     async with app.run_test() as pilot:
         await pilot.press("a", "enter", "b", "enter")
@@ -397,7 +397,7 @@ async def test_a_message_written_while_the_model_loads_does_not_replace_the_prom
     say("yes")
     gate = threading.Event()
     load = Loading.__call__
-    monkeypatch.setattr(Loading, "__call__", lambda self: gate.wait(10) and load(self))
+    monkeypatch.setattr(Loading, "__call__", lambda self: gate.wait(60) and load(self))
     app = make_app("chat", prompt="hi")
     async with app.run_test() as pilot:
         await pilot.press("a", "enter")
@@ -442,7 +442,7 @@ async def test_what_the_panel_says_holds_for_an_answer_that_has_to_wait(open_roo
     block, gate = threading.Event(), threading.Semaphore(0)
     say("yes", gate=gate)
     async with open_room("chat") as (room, pilot):
-        room.runner.submit(lambda: block.wait(10))
+        room.runner.submit(lambda: block.wait(60))
         await room.ask("hi")
         room.query_one(SamplingPanel).put("temperature", 0.5)
         await pilot.pause()

@@ -39,7 +39,7 @@ class Turning(NumpyBackend):
     def _forward(self, tokens, cache, all_positions):
         logits = super()._forward(tokens, cache, all_positions)
         if self.gate is not None:
-            self.gate.acquire(timeout=10)
+            self.gate.acquire(timeout=60)
         if cache.length >= TURN:
             words = slice(len(PIECES) - 40, len(PIECES) - 1)
             logits[..., words] = logits[..., words][..., ::-1].copy()

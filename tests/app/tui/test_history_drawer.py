@@ -174,7 +174,7 @@ async def test_enter_waits_for_what_is_looked_for_last(library, open_drawer, wai
 
     def wait(text, *args):
         is_asked.set()
-        goes_on.wait(10)
+        goes_on.wait(60)
         return search(text, *args)
 
     async with open_drawer() as (drawer, pilot):

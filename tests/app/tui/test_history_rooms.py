@@ -82,12 +82,12 @@ async def test_a_story_comes_back_with_all_that_belongs_to_it(kept, tell, write,
         before = page(room)
     async with kept("story", document=last("story")) as (room, pilot):
         await wait_until(lambda: page(room) == before)
+        await wait_until(lambda: [box.value for box in room.query("#temperature").results(Input)] == ["0.7"])
         story = room.story
         assert (story.memory, story.note, story.overflow, story.context) == (
             "Max is old.", "Brief", "shift", 256,
         )  # fmt: skip
         assert room.query_one(SamplingPanel).sampling.temperature == 0.7
-        assert room.query_one("#temperature", Input).value == "0.7"
         await pilot.press("u", "u")
         assert page(room) == OPENINGS[0] + " He ran."
         await pilot.press("U")
@@ -237,7 +237,7 @@ async def test_another_answer_that_was_killed_before_its_first_word_leaves_the_o
 @pytest.mark.parametrize("name", ["story", "chat"])
 async def test_who_leaves_in_mid_text_loses_nothing(kept, name, say, write, wait_until):
     async with kept(name, context=512) as (room, pilot):
-        say(" He ran far away. He never came back.", delay=0.01)
+        say(" He ran far away. He never came back." * 9, delay=0.02)
         if name == "story":
             await pilot.press("1")
         else:
@@ -325,12 +325,12 @@ async def test_one_is_chosen_in_the_drawer(kept, tell, wait_until):
 
 
 async def test_a_busy_room_is_stopped_first(kept, tell, say, wait_until):
-    async with kept("story") as (room, pilot):
+    async with kept("story", context=512) as (room, pilot):
         await tell(room, pilot, "1", " He ran.")
         room.keeping.flush()
         first = last("story")
         await pilot.press("n")
-        say(" It fell. It rose." * 3, delay=0.02)
+        say(" It fell. It rose." * 12, delay=0.03)
         await pilot.press("2")
         await wait_until(lambda: room.run and room.run.pieces)
         pilot.app.reopen(first)

@@ -89,7 +89,7 @@ async def test_what_was_typed_and_the_answer_so_far_are_in_the_file(
     no_history, here, kept, say, write, wait_until
 ):
     async with kept("chat", context=512) as (room, pilot):
-        say("yes, of course", delay=0.1)
+        say("yes, of course" + " and on" * 9, delay=0.1)
         await write(pilot, "hi")
         await pilot.press("enter")
         await wait_until(lambda: room.partial()[0].startswith("yes"))

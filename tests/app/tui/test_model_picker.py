@@ -160,7 +160,7 @@ async def test_the_old_model_writes_until_the_new_one_is_ready(
 
         def slow(*args, progress, **options):
             progress("thinking about it")
-            assert ready.wait(10)
+            assert ready.wait(60)
             return real(*args, progress=progress, **options)
 
         monkeypatch.setattr(model_module, "load_model", slow)
@@ -413,7 +413,7 @@ async def test_a_job_that_fails_is_told_and_the_next_one_runs(open_room, wait_un
 async def test_a_name_is_no_markup_in_the_palette(open_room, wait_until, monkeypatch):
     gate = threading.Event()
     async with open_room("story") as (room, pilot):
-        monkeypatch.setattr(Loading, "__call__", lambda self: gate.wait(10))
+        monkeypatch.setattr(Loading, "__call__", lambda self: gate.wait(60))
         pilot.app.action_pick_model("a[red]b.bin")
         found = {one.title: one.help for one in pilot.app.get_system_commands(room)}
         assert Content.from_markup(found["Call it off"]).plain == "Stop opening a[red]b; all stays as it is"

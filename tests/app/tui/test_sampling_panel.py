@@ -302,7 +302,7 @@ async def test_a_change_holds_from_the_next_token_of_a_running_text(open_room, s
 
     def likes_a(self, tokens, cache, all_positions):
         cache.length += len(tokens)
-        self.gate.acquire(timeout=10)
+        self.gate.acquire(timeout=60)
         logits = np.full(self.config.vocab_size, -1000, np.float32)
         logits[[a, b]] = 1.0, 0.9
         return logits

@@ -10,9 +10,7 @@ import pytest
 
 ROOM_IN_A_TERMINAL = """
 import sys
-from llamatui.app import tui
 from llamatui.app.cli.main import main
-tui.GRACE = 0.5
 sys.argv = ["llamatui", "story", sys.argv[1], "-i", "the llama", "--backend", "numpy", "--overflow", "shift"]
 main()
 """
@@ -26,7 +24,7 @@ def writing_room(tiny_model):
         os.execv(sys.executable, [sys.executable, "-c", ROOM_IN_A_TERMINAL, str(tiny_model)])
     screen = b""
     while b"tok/s" not in screen:  # shown while it writes, and behind
-        assert select.select([terminal], [], [], 30)[0], screen[-2000:]
+        assert select.select([terminal], [], [], 60)[0], screen[-2000:]
         screen += os.read(terminal, 1 << 16)
     return child, terminal
 
@@ -42,7 +40,7 @@ def test_sigterm_leaves_the_terminal_as_it_was(writing_room):
     child, terminal = writing_room
     os.kill(child, signal.SIGTERM)
     screen = b""
-    while select.select([terminal], [], [], 30)[0]:
+    while select.select([terminal], [], [], 60)[0]:
         try:
             data = os.read(terminal, 1 << 16)
         except OSError:  # it has ended

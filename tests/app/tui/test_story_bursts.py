@@ -33,7 +33,7 @@ def held(monkeypatch):
     go, score = threading.Event(), Scoring.__call__
 
     def later(job):
-        go.wait(10)
+        go.wait(60)
         score(job)
 
     monkeypatch.setattr(Scoring, "__call__", later)

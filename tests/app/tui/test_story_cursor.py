@@ -223,7 +223,7 @@ async def test_filling_the_heat_map_can_be_called_off(story_of, wait_until, monk
     score = Scoring.__call__
 
     def slowly(self):
-        stuck.wait(10)
+        stuck.wait(60)
         score(self)
 
     monkeypatch.setattr(Scoring, "__call__", slowly)

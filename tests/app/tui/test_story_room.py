@@ -76,7 +76,7 @@ async def test_a_model_that_loads_slowly_begins_when_it_is_ready(make_app, wait_
     load = module.load_model
 
     def slow(*args, **options):
-        assert loaded.wait(10)
+        assert loaded.wait(60)
         return load(*args, **options)
 
     monkeypatch.setattr(module, "load_model", slow)
@@ -297,9 +297,8 @@ async def test_reader_who_scrolled_up_is_left_alone(open_room, wait_until, say):
         widget = room.query_one(Page)
         await pilot.press("1")
         gate.release(30)
-        await wait_until(lambda: page(room).count("\n") >= 14)
-        await pilot.pause()
-        assert widget.scroll_offset.y == widget.max_scroll_y > 0
+        await wait_until(lambda: page(room).count("\n") == 15)
+        await wait_until(lambda: widget.scroll_offset.y == widget.max_scroll_y > 0)
         await pilot.press("pageup")
         await wait_until(lambda: widget.scroll_offset.y < widget.max_scroll_y)
         await pilot.pause(0.3)
@@ -387,7 +386,7 @@ async def test_beginnings_written_while_the_model_loads_are_kept(make_app, say, 
     say(" he said.")
     gate = threading.Event()
     load = Loading.__call__
-    monkeypatch.setattr(Loading, "__call__", lambda self: gate.wait(10) and load(self))
+    monkeypatch.setattr(Loading, "__call__", lambda self: gate.wait(60) and load(self))
     app = make_app()
     async with app.run_test() as pilot:
         await pilot.press(*"Go", "enter", "enter", *"on", "enter")
@@ -417,7 +416,7 @@ async def test_words_typed_while_the_model_loads_follow_the_prompt_of_the_launch
     say(" he said.")
     gate = threading.Event()
     load = Loading.__call__
-    monkeypatch.setattr(Loading, "__call__", lambda self: gate.wait(10) and load(self))
+    monkeypatch.setattr(Loading, "__call__", lambda self: gate.wait(60) and load(self))
     app = make_app(prompt="Go")
     async with app.run_test() as pilot:
         await pilot.press(*"on", "enter")
