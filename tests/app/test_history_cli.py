@@ -12,7 +12,7 @@ from llamatui.app.cli.history import app, complete_uid
 from llamatui.app.cli.main import run
 from llamatui.app.conversation import Conversation
 from llamatui.app.history.collection import Library
-from llamatui.app.history.database import database_path
+from llamatui.app.history.database import database_path, open_database
 from llamatui.app.history.recorder import Recorder
 from llamatui.app.history.snapshot import Document
 from llamatui.app.kv_store import KVStore
@@ -107,6 +107,12 @@ def test_search_shows_where(kept: list[str]) -> None:
     (hit,) = json.loads(ask("search", "hen", "--json").stdout)
     assert hit["uid"] == kept[1]
     assert "A hen." in hit["snippet"]
+    assert hit["shown"]
+    connection = open_database(database_path())
+    connection.execute("UPDATE documents SET state = json_set(state, '$.end', 0), revision = revision + 1")
+    connection.close()
+    assert ask("search", "upon").stdout.splitlines()[1].startswith("          other branch: Once *upon* a")
+    assert not json.loads(ask("search", "hen", "--json").stdout)[0]["shown"]
     nothing = ask("search", "zebra")
     assert (nothing.exit_code, nothing.stdout, nothing.stderr) == (0, "", "nothing found\n")
     assert ask("search", "hen", "--kind", "story").stdout == ""

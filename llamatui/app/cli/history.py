@@ -72,12 +72,18 @@ def search(
     n: Number = 20,
     json: Json = False,
 ) -> None:
-    """Find words in what was written and said, and in titles."""
+    """Find words in what was written and said, on all branches, and in titles."""
+    from llamatui.app.history.collection import ELSEWHERE
+
     wanted = checked(kind)
     hits = open_library().search(" ".join(text), wanted, n)
     if json:
         print_json(
-            [as_dict(hit.entry) | {"snippet": "".join([part for part, _ in hit.snippet])} for hit in hits]
+            [
+                as_dict(hit.entry)
+                | {"snippet": "".join([part for part, _ in hit.snippet]), "shown": hit.shown}
+                for hit in hits
+            ]
         )
         return
     if not hits:
@@ -90,7 +96,7 @@ def search(
         parts = [
             f"{bold}{printable(part)}{plain}" if found else printable(part) for part, found in hit.snippet
         ]
-        print(f"          {''.join(parts)}")
+        print(f"          {'' if hit.shown else ELSEWHERE}{''.join(parts)}")
 
 
 @app.command()

@@ -36,6 +36,8 @@ from llamatui.errors import HistoryError, UsageError
 
 SHORT = 8
 """Digits of a uid that are shown."""
+ELSEWHERE = "other branch: "
+"""Before what was found where opening it does not show it at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,12 @@ class Hit:
     entry: Entry
     snippet: Parts
     """Of the text, where it was found."""
+    shown: bool
+    """False: it was found on another branch than the one that is shown."""
+
+
+def _words_found(parts: Parts) -> int:
+    return len({part.casefold() for part, is_found in parts if is_found})
 
 
 class Library:
@@ -81,7 +89,7 @@ class Library:
             return int(found.fetchone()[0])
 
     def search(self, text: str, kind: Kind | None = None, limit: int = 50) -> "Sequence[Hit]":
-        """Documents that have all words of `text`, or words that begin so, in what is shown.
+        """Documents that have all words of `text`, or words that begin so, on any branch.
 
         What changed last comes first. A text of signs alone, without a word, is looked for as it stands.
         """
@@ -96,19 +104,27 @@ class Library:
             refresh(connection)
         match = match_of(text)
         if match:
-            piece, where = f"snippet(texts, 1, :begin, :end, '…', {WORDS_SHOWN})", "texts MATCH :sought"
+            pieces = [f"snippet(texts, {i}, :begin, :end, '…', {WORDS_SHOWN})" for i in (1, 2)]
+            where = "texts MATCH :sought"
         else:
-            piece, where = "texts.text", "(instr(texts.text, :sought) OR instr(texts.title, :sought))"
+            pieces = ["texts.text", "texts.others"]
+            where = " OR ".join(f"instr({name}, :sought)" for name in ("texts.title", *pieces))
         sought = match or to_index(text.strip())
         names = ", ".join(f"d.{name}" for name in COLUMNS.split(", "))
         rows = connection.execute(
-            f"""SELECT {names}, {piece} FROM texts CROSS JOIN documents AS d ON d.place = texts.rowid
-            WHERE {where} {"AND d.kind = :kind" if kind else ""}
+            f"""SELECT {names}, {", ".join(pieces)}
+            FROM texts CROSS JOIN documents AS d ON d.place = texts.rowid
+            WHERE ({where}) {"AND d.kind = :kind" if kind else ""}
             ORDER BY texts.rowid DESC LIMIT :limit""",
             {"kind": kind, "limit": limit, "sought": sought, "begin": MARKS[0], "end": MARKS[1]},
         )
-        shown = snippet if match else partial(around, sought=text.strip())
-        return [Hit(entry_from(row[:-1]), shown(row[-1])) for row in rows]
+        cut = snippet if match else partial(around, sought=text.strip())
+        hits = []
+        for *columns, text_shown, text_of_others in rows:
+            shown, others = cut(text_shown), cut(text_of_others)
+            is_shown = _words_found(shown) >= _words_found(others)  # none at all: they are in the title
+            hits.append(Hit(entry_from(columns), shown if is_shown else others, is_shown))
+        return hits
 
     def get(self, uid: str) -> Entry:
         """The document whose uid begins so.

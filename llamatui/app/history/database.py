@@ -29,8 +29,9 @@ FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
 """What may go wrong. The last one where a message of SQLite's quotes a damaged schema."""
 
 # What is searched, of the revision `indexed` of each document, under its `place`: see `fulltext`.
+# `others`: what branches say that are not shown.
 TEXTS = """CREATE VIRTUAL TABLE texts USING fts5 (
-    title, text, prefix = '2 3',
+    title, text, others, prefix = '2 3',
     tokenize = "unicode61 remove_diacritics 2 categories 'L* N* Co So'"
 )"""
 
@@ -79,8 +80,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             stopped INTEGER NOT NULL,
             PRIMARY KEY (document, number)
         ) WITHOUT ROWID""",
-        TEXTS,
+        """CREATE VIRTUAL TABLE texts USING fts5 (
+            title, text, prefix = '2 3',
+            tokenize = "unicode61 remove_diacritics 2 categories 'L* N* Co So'"
+        )""",
     ),
+    ("DROP TABLE texts", TEXTS, "UPDATE documents SET indexed = -1, place = NULL"),
 )
 """What takes the schema from each version to the next. One that was released is never changed."""
 

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TypeVar
 
 from llamatui.app.history.database import TEXTS, is_damage, writing
-from llamatui.app.history.rows import readable, shown_text
+from llamatui.app.history.rows import readable, spoken
 
 MARKS = "\ue000", "\ue001"  # around what was found; for private use, so in nobody's text
 WORDS_SHOWN = 16
@@ -122,14 +122,14 @@ def _refresh(connection: sqlite3.Connection) -> None:
                 continue
             kind, title, state, revision, place = found
             try:
-                text = shown_text(connection, document, kind, state)
+                text, others = spoken(connection, document, kind, state)
             except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-                text = ""
+                text = others = ""
             connection.execute("DELETE FROM texts WHERE rowid = ?", (place,))
             (place,) = connection.execute("SELECT ifnull(max(place), 0) + 1 FROM documents").fetchone()
             connection.execute(
-                "INSERT INTO texts (rowid, title, text) VALUES (?, ?, ?)",
-                (place, to_index(readable(title)), to_index(text)),
+                "INSERT INTO texts (rowid, title, text, others) VALUES (?, ?, ?, ?)",
+                (place, to_index(readable(title)), to_index(text), to_index(others)),
             )
             connection.execute(
                 "UPDATE documents SET indexed = ?, words = ?, place = ? WHERE id = ?",

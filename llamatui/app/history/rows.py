@@ -5,8 +5,9 @@ order of their numbers are a tree again, and no row can make a circle.
 """
 
 import json
+import re
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 Kind = Literal["story", "chat"]
@@ -16,6 +17,8 @@ TokenRow = tuple[int, int, str, str, bool, bool]
 TurnRow = tuple[int, str, str, str | None, bool]
 """parent, role, content, ids as JSON, stopped"""
 Row = TokenRow | TurnRow
+
+LONGEST_WORD = 100  # characters; some scripts have no spaces
 
 TABLES = {
     "story": ("tokens", ("parent", "token", "text", "author", "pending", "begins")),
@@ -77,24 +80,54 @@ def read_rows(connection: sqlite3.Connection, document: int, kind: Kind) -> Iter
     )
 
 
-def shown_text(connection: sqlite3.Connection, document: int, kind: Kind, state: str) -> str:
-    """What the branch that is shown says.
+def spoken(connection: sqlite3.Connection, document: int, kind: Kind, state: str) -> tuple[str, str]:
+    """(what the branch that is shown says, what all others say).
+
+    A branch of a story begins with the word in which it parts from another.
 
     Raises:
         ValueError: Something there is not what it should be.
     """
     table, column = ("tokens", "text") if kind == "story" else ("turns", "content")
-    places = json.loads(state)
     found = connection.execute(
-        f"""WITH RECURSIVE path (number, parent, text) AS (
-            SELECT number, parent, {column} FROM {table} WHERE document = :document AND number = :end
-            UNION ALL
-            SELECT above.number, above.parent, above.{column} FROM path JOIN {table} AS above
-            ON above.document = :document AND above.number = path.parent AND above.number < path.number
-        ) SELECT text FROM path""",
-        {"document": document, "end": int(places["end"])},
+        f"SELECT number, parent, {column} FROM {table} WHERE document = ? ORDER BY number", (document,)
     )
-    texts = [text_of(text) for (text,) in found][::-1]
+    nodes = {int(number): (int(parent), text_of(text)) for number, parent, text in found}
+    places = json.loads(state)
+    path = list(_upwards(nodes, int(places["end"])))[::-1]
+    shown = [nodes[number][1] for number in path]
     if partial := places.get("partial"):
-        texts.append(text_of(partial["text"]))
-    return ("" if kind == "story" else "\n\n").join(texts)
+        shown.append(text_of(partial["text"]))
+    hidden: list[list[str]] = []
+    growing: dict[int, list[str]] = {}  # branches of a story, by the number of their last node
+    for number in sorted(nodes.keys() - set(path)):
+        parent, text = nodes[number]
+        branch = growing.pop(parent, None)
+        if branch is None:
+            branch = [_word_before(nodes, parent)] if kind == "story" else []
+            hidden.append(branch)
+        branch.append(text)
+        if kind == "story":
+            growing[number] = branch
+    between = "" if kind == "story" else "\n\n"
+    return between.join(shown), "\n\n".join(["".join(branch) for branch in hidden])
+
+
+def _upwards(nodes: Mapping[int, tuple[int, str]], number: int) -> Iterator[int]:
+    """A node's number, its parent's, and so on. Damaged rows make no circle."""
+    while number in nodes:
+        yield number
+        parent = nodes[number][0]
+        if parent >= number:
+            return
+        number = parent
+
+
+def _word_before(nodes: Mapping[int, tuple[int, str]], number: int) -> str:
+    """The word that ends in this node, as what follows may be the rest of it."""
+    word = ""
+    for above in _upwards(nodes, number):
+        word = nodes[above][1] + word
+        if len(word) > LONGEST_WORD or any(map(str.isspace, word)):
+            break
+    return re.split(r"\s", word)[-1]

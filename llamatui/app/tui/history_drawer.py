@@ -24,8 +24,7 @@ from llamatui.app.tui.keys import key_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from llamatui.app.history.collection import Library
-    from llamatui.app.history.fulltext import Parts
+    from llamatui.app.history.collection import Hit, Library
     from llamatui.app.history.saved import Entry
 
 PAGE = 100  # documents that are read at a time
@@ -48,8 +47,8 @@ class HistoryDrawer(ModalScreen[str | None], DismissedOnce[str | None]):
 
     TITLE = "The history"
     HELP = """
-What you write is kept as you write it. Type to search all of it: every word must be there, or the beginning
-of one. The rest is done in the list below: **↓** goes there from the field.
+What you write is kept as you write it. Type to search all of it, with all branches: every word must be
+there, or the beginning of one. The rest is done in the list below: **↓** goes there from the field.
 
 A title that you give stays; an empty one follows the text again. What you pin stays on top.
 """
@@ -145,7 +144,7 @@ A title that you give stays; an empty one follows the text again. What you pin s
         sought = self._field.value.strip()
         limit = PAGE if at is None else max(PAGE, len(self._list.entries))
         try:
-            entries, snippets, total = await asyncio.to_thread(self._ask, sought, limit)
+            entries, hits, total = await asyncio.to_thread(self._ask, sought, limit)
         except Exception as error:  # shown; the room goes on
             self._is_looking = False
             self._fail(error)
@@ -166,16 +165,16 @@ A title that you give stays; an empty one follows the text again. What you pin s
             self._say("More was found than is shown. Another word would narrow it.", QUIET)
         count = f"{len(entries):,} found" if sought else f"{total:,}" if total else ""
         self.query_one(".count", Static).update(Content.styled(count, QUIET))
-        self._list.show(entries, snippets, sought, at or (None if sought else self._current))
+        self._list.show(entries, hits, sought, at or (None if sought else self._current))
         if self._opens:
             self._open(self._list.chosen)
 
-    def _ask(self, sought: str, limit: int) -> "tuple[Sequence[Entry], Mapping[str, Parts], int]":
+    def _ask(self, sought: str, limit: int) -> "tuple[Sequence[Entry], Mapping[str, Hit], int]":
         total = self._library.count(self._kind)
         if not sought:
             return self._library.list(self._kind, limit), {}, total
         hits = self._library.search(sought, self._kind, MOST_FOUND)
-        return [hit.entry for hit in hits], {hit.entry.uid: hit.snippet for hit in hits}, total
+        return [hit.entry for hit in hits], {hit.entry.uid: hit for hit in hits}, total
 
     @on(HistoryList.NearEnd)
     def _look_further(self) -> None:

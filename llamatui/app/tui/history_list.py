@@ -18,11 +18,12 @@ from textual.strip import Strip
 from textual.style import Style as VisualStyle
 from textual.visual import Visual
 
+from llamatui.app.history.collection import ELSEWHERE
 from llamatui.app.tui.bars import one_line, shortened
 from llamatui.app.tui.flow import printable
 
 if TYPE_CHECKING:
-    from llamatui.app.history.fulltext import Parts
+    from llamatui.app.history.collection import Hit
     from llamatui.app.history.saved import Entry
 
 QUIET = "$foreground-muted"
@@ -91,19 +92,19 @@ class HistoryList(ScrollView, can_focus=True):
         """(number of the entry, which of its lines), or a heading."""
         self._tops: list[int] = []  # the first line of each entry
         self.entries: list[Entry] = []
-        self.snippets: Mapping[str, Parts] = {}
+        self.hits: Mapping[str, Hit] = {}
         """By uid; empty unless something is looked for."""
         self.sought = ""
 
     # What is shown.
 
     def show(
-        self, entries: "Iterable[Entry]", snippets: "Mapping[str, Parts]", sought: str, at: str | None
+        self, entries: "Iterable[Entry]", hits: "Mapping[str, Hit]", sought: str, at: str | None
     ) -> None:
         """Shows these instead, with the cursor on the document `at`, or on the first."""
         self._now = datetime.now().astimezone()
         self._lines, self._tops, self.entries = [], [], []
-        self.snippets, self.sought = snippets, sought
+        self.hits, self.sought = hits, sought
         self.append(entries)
         uids = [entry.uid for entry in self.entries]
         self.set_reactive(HistoryList.cursor, None)
@@ -161,9 +162,10 @@ class HistoryList(ScrollView, can_focus=True):
         title = one_line(entry.title) or "untitled"
         name = marked(title, self.sought, "bold" if is_current else "").truncate(room, ellipsis=True)
         pin = " " * (room - name.cell_length) + f" {PINNED}" if entry.pinned else ""
-        snippet = self.snippets.get(entry.uid, ())
-        if any(found for _, found in snippet):
-            second = excerpt(snippet, cells)
+        hit = self.hits.get(entry.uid)
+        if hit and any(found for _, found in hit.snippet):
+            origin = "" if hit.shown else ELSEWHERE
+            second = Content.assemble((origin, QUIET), excerpt(hit.snippet, cells - len(origin)))
         else:
             second = Content.styled(about(entry, self._now, cells), QUIET)
         return (

@@ -149,6 +149,49 @@ def test_signs_alone_are_looked_for_as_they_stand(library: Library) -> None:
     assert marked(hit) == ["%_"]
 
 
+def test_other_branches_are_found_too_and_told_from_what_is_shown(library: Library) -> None:
+    add(library.path, "a", "the hen", title="?!")
+    add(library.path, "b", "the hen", kind="story")
+    connection = open_database(library.path)
+    for turn in [(1, 2, 1, "assistant", "sat down", None, 0), (1, 3, 1, "assistant", "ran far?! x", None, 0)]:
+        connection.execute("INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?)", turn)
+    for number, parent, text in [
+        (2, 1, "house"),
+        (3, 2, " ran"),
+        (4, 1, " sat"),
+        (5, 3, "ge"),
+        (6, 3, " far"),
+    ]:
+        connection.execute("INSERT INTO tokens VALUES (2, ?, ?, 5, ?, 'model', 0, 0)", (number, parent, text))
+    connection.execute(
+        "UPDATE documents SET state = json_object('end', CASE kind WHEN 'chat' THEN 2 ELSE 4 END)"
+    )
+
+    def hits(text: str) -> list[tuple[str, str, bool]]:
+        return [
+            (hit.entry.uid, "".join([part for part, _ in hit.snippet]), hit.shown)
+            for hit in library.search(text)
+        ]
+
+    assert hits("sat") == [("b", "the hen sat", True), ("a", "the hen sat down", True)]
+    assert [(uid, shown) for uid, _, shown in hits("ran")] == [("b", False), ("a", False)]
+    assert hits("range")[0] == ("b", "henhouse range ran far", False), "each branch begins with a whole word"
+    assert [hit.entry.words for hit in library.search("henhouse")] == [3], "of what is shown"
+    assert hits("sat far") == [("b", "the hen sat", True), ("a", "the hen sat down", True)]
+    assert hits("hen range")[0] == ("b", "henhouse range ran far", False), "where more of the words are"
+    assert hits("?! x") == [("a", "ran far?! x", False)]
+    assert hits("?!") == [("a", "ran far?! x", False)]
+
+
+@pytest.mark.parametrize("row", ["7, 9, 1", "9, 9, 1", "2, 1, x'ff'"])
+def test_rows_that_make_no_sense_do_not_hide_the_title(row: str, library: Library) -> None:
+    add(library.path, "a", "hen", title="dog", kind="story")
+    number, parent, text = row.split(", ")
+    connection = open_database(library.path)
+    connection.execute(f"INSERT INTO tokens VALUES (1, {number}, {parent}, 5, {text}, 'model', 0, 0)")
+    assert found(library, "dog") == ["a"]
+
+
 @pytest.fixture(scope="module")
 def connection() -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect(":memory:", isolation_level=None)

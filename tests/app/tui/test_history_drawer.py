@@ -161,6 +161,18 @@ async def test_typing_searches_and_shows_where(library, open_drawer, press, show
         assert not empty(drawer)
 
 
+async def test_what_another_branch_says_is_found_and_told_to_be_there(library, open_drawer, press, shown):
+    fill(library.path, "A hen", "The sea")
+    connection = open_database(library.path)
+    connection.execute("INSERT INTO tokens VALUES (2, 2, 1, 5, ' was wide', 'model', 0, 0)")
+    connection.execute("UPDATE documents SET revision = 2")
+    connection.close()
+    async with open_drawer() as (drawer, pilot):
+        await press(pilot, *"wide")
+        assert titles(drawer) == ["The sea"]
+        assert lines(drawer, shown)[1].strip() == "other branch: sea was wide"
+
+
 async def test_enter_waits_for_what_is_looked_for(library, open_drawer, wait_until):
     fill(library.path, "A hen", "The sea")
     async with open_drawer() as (_, pilot):
