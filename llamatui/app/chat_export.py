@@ -111,7 +111,9 @@ def save(conversation: Chat, sampling: "Sampling", name: str) -> Path:
     """
     path = named_path(name)
     if path.suffix.lower() != ".json":
-        raise UsageError(f"expected a name that ends in .json, found {name}", "/export writes .md and .txt")
+        raise UsageError(
+            f"expected a name that ends in .json, found {name}", "/export writes .md, .txt and .replay"
+        )
     text = json.dumps(document(conversation, sampling), ensure_ascii=False, indent=1)
     return _write_new(path, text + "\n")
 

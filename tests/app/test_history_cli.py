@@ -109,7 +109,7 @@ def test_search_shows_where(kept: list[str]) -> None:
     assert "A hen." in hit["snippet"]
     assert hit["shown"]
     connection = open_database(database_path())
-    connection.execute("UPDATE documents SET state = json_set(state, '$.end', 0), revision = revision + 1")
+    connection.execute("UPDATE documents SET title = 'it', state = json_set(state, '$.end', 0), indexed = -1")
     connection.close()
     assert ask("search", "upon").stdout.splitlines()[1].startswith("          other branch: Once *upon* a")
     assert not json.loads(ask("search", "hen", "--json").stdout)[0]["shown"]

@@ -23,6 +23,7 @@ from llamatui.app.history.fulltext import (
     WORDS_SHOWN,
     Parts,
     around,
+    check_index,
     match_of,
     refresh,
     remove,
@@ -30,7 +31,7 @@ from llamatui.app.history.fulltext import (
     to_index,
     with_index,
 )
-from llamatui.app.history.rows import Kind, storable
+from llamatui.app.history.rows import Kind, spoken, storable
 from llamatui.app.history.saved import COLUMNS, Entry, Saved, entry_from, read_saved
 from llamatui.errors import HistoryError, UsageError
 
@@ -49,10 +50,6 @@ class Hit:
     """False: it was found on another branch than the one that is shown."""
 
 
-def _words_found(parts: Parts) -> int:
-    return len({part.casefold() for part, is_found in parts if is_found})
-
-
 class Library:
     """Any thread may use it; others wait. Nothing is created by looking: without a history, it is empty.
 
@@ -67,6 +64,7 @@ class Library:
         self._in_use = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._file: os.stat_result | None = None
+        self._is_closing = False
 
     def list(self, kind: Kind | None = None, limit: int = 100, offset: int = 0) -> "Sequence[Entry]":
         """Pinned ones first, then by when they changed last."""
@@ -91,40 +89,47 @@ class Library:
     def search(self, text: str, kind: Kind | None = None, limit: int = 50) -> "Sequence[Hit]":
         """Documents that have all words of `text`, or words that begin so, on any branch.
 
-        What changed last comes first. A text of signs alone, without a word, is looked for as it stands.
+        Pinned ones come first, then what changed last. A text of signs alone, without a word, is looked for
+        as it stands.
         """
         with self._open() as connection:
             if connection is None or not text.strip():
                 return []
             return with_index(connection, partial(self._found, connection, text, kind, limit))
 
-    @staticmethod
-    def _found(connection: sqlite3.Connection, text: str, kind: Kind | None, limit: int) -> "Sequence[Hit]":
+    def _found(
+        self, connection: sqlite3.Connection, text: str, kind: Kind | None, limit: int
+    ) -> "Sequence[Hit]":
         with suppress(sqlite3.OperationalError):  # locked: the newest words are not found yet
-            refresh(connection)
+            refresh(connection, lambda: self._is_closing)
+        check_index(connection)
         match = match_of(text)
         if match:
-            pieces = [f"snippet(texts, {i}, :begin, :end, '…', {WORDS_SHOWN})" for i in (1, 2)]
             where = "texts MATCH :sought"
+            is_shown = "EXISTS (SELECT 1 FROM texts WHERE rowid = d.place AND texts MATCH :shown)"
+            pieces = [f"snippet(texts, {i}, :begin, :end, '…', {WORDS_SHOWN})" for i in (1, 2)]
         else:
             pieces = ["texts.text", "texts.others"]
-            where = " OR ".join(f"instr({name}, :sought)" for name in ("texts.title", *pieces))
+            is_shown = "instr(texts.title, :sought) OR instr(texts.text, :sought)"
+            where = f"({is_shown} OR instr(texts.others, :sought))"
         sought = match or to_index(text.strip())
         names = ", ".join(f"d.{name}" for name in COLUMNS.split(", "))
         rows = connection.execute(
-            f"""SELECT {names}, {", ".join(pieces)}
+            f"""SELECT {names}, {is_shown}, {", ".join(pieces)}
             FROM texts CROSS JOIN documents AS d ON d.place = texts.rowid
-            WHERE ({where}) {"AND d.kind = :kind" if kind else ""}
+            WHERE {where} {"AND d.kind = :kind" if kind else ""}
             ORDER BY texts.rowid DESC LIMIT :limit""",
-            {"kind": kind, "limit": limit, "sought": sought, "begin": MARKS[0], "end": MARKS[1]},
-        )
+            {
+                "kind": kind, "limit": limit, "sought": sought, "shown": f"{{title text}} : ({match})",
+                "begin": MARKS[0], "end": MARKS[1],
+            },
+        )  # fmt: skip
         cut = snippet if match else partial(around, sought=text.strip())
-        hits = []
-        for *columns, text_shown, text_of_others in rows:
-            shown, others = cut(text_shown), cut(text_of_others)
-            is_shown = _words_found(shown) >= _words_found(others)  # none at all: they are in the title
-            hits.append(Hit(entry_from(columns), shown if is_shown else others, is_shown))
-        return hits
+        hits = [
+            Hit(entry_from(columns), cut(text if shown else others), bool(shown))
+            for *columns, shown, text, others in rows
+        ]
+        return sorted(hits, key=lambda hit: not hit.entry.pinned)
 
     def get(self, uid: str) -> Entry:
         """The document whose uid begins so.
@@ -154,11 +159,18 @@ class Library:
     def rename(self, uid: str, title: str) -> None:
         """Gives it a title of the user's; "" lets it follow the text again."""
         line = " ".join(title.split())
-        self._change(
-            "title = CASE WHEN ? = '' THEN title ELSE ? END, named = ?, indexed = -1",
-            *(line, line, bool(line)),
-            uid=uid,
-        )
+        self._change("title = ?, named = ?, indexed = -1", line or self._own_title(uid), bool(line), uid=uid)
+
+    def _own_title(self, uid: str) -> str:
+        """What it would be called by what it says."""
+        from llamatui.app.history.snapshot import title_from  # imports NumPy
+
+        with self._find(uid) as (connection, entry):
+            number, state = connection.execute(
+                "SELECT id, state FROM documents WHERE uid = ?", (entry.uid,)
+            ).fetchone()
+            shown, others = spoken(connection, number, entry.kind, state)
+        return title_from(next(filter(None, [*shown, *others]), ""))
 
     def pin(self, uid: str, pinned: bool = True) -> None:
         self._change("pinned = ?", pinned, uid=uid)
@@ -182,7 +194,9 @@ class Library:
             )
 
     def close(self) -> None:
+        self._is_closing = True  # a search that brings the index up to date leaves it at that
         with self._in_use:
+            self._is_closing = False
             if self._connection is not None:
                 self._connection.close()
             self._connection = self._file = None

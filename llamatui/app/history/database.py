@@ -28,8 +28,8 @@ NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # EDQUOT: Win
 FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
 """What may go wrong. The last one where a message of SQLite's quotes a damaged schema."""
 
-# What is searched, of the revision `indexed` of each document, under its `place`: see `fulltext`.
-# `others`: what branches say that are not shown.
+# What is searched, of the revision `indexed` of each document, under its `place`; `others`: on branches that
+# are not shown. It holds nothing of its own: an older one is made anew, see `fulltext`, and not migrated.
 TEXTS = """CREATE VIRTUAL TABLE texts USING fts5 (
     title, text, others, prefix = '2 3',
     tokenize = "unicode61 remove_diacritics 2 categories 'L* N* Co So'"
@@ -80,12 +80,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             stopped INTEGER NOT NULL,
             PRIMARY KEY (document, number)
         ) WITHOUT ROWID""",
-        """CREATE VIRTUAL TABLE texts USING fts5 (
-            title, text, prefix = '2 3',
-            tokenize = "unicode61 remove_diacritics 2 categories 'L* N* Co So'"
-        )""",
+        TEXTS,
     ),
-    ("DROP TABLE texts", TEXTS, "UPDATE documents SET indexed = -1, place = NULL"),
 )
 """What takes the schema from each version to the next. One that was released is never changed."""
 

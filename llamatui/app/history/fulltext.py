@@ -10,10 +10,12 @@ place behind all others, and FTS5 walks the places backwards until it has enough
 documents by how often they say "the" would take longer than one wants to wait for a key.
 """
 
+import json
 import re
 import sqlite3
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -21,8 +23,12 @@ from llamatui.app.history.database import TEXTS, is_damage, writing
 from llamatui.app.history.rows import readable, spoken
 
 MARKS = "\ue000", "\ue001"  # around what was found; for private use, so in nobody's text
+BETWEEN = (
+    "\n\ue002\n"  # messages or branches: a word for the index, so that no phrase goes on in the next one
+)
 WORDS_SHOWN = 16
 MOST_WORDS = 32  # that are looked for
+BESIDE = "memory", "note", "system"  # settings that somebody has written
 
 _SPACE = "\u200b"
 # Thai to Burmese, Khmer, symbols, kana and Hangul, Han, pictures.
@@ -32,7 +38,7 @@ _SIGN = (
 )
 _BESIDE_SIGN = re.compile(f"(?<=[{_SIGN}])(?=\\S)|(?<=\\S)(?=[{_SIGN}])")
 _ENDS_IN_SIGN = re.compile(f"[{_SIGN}]$")
-_UNSPEAKABLE = re.compile("[\0\ud800-\udfff\ue000\ue001\u200b]")
+_UNSPEAKABLE = re.compile("[\0\ud800-\udfff\ue000-\ue002\u200b]")
 
 Parts = tuple[tuple[str, bool], ...]
 """A text in pieces; True: that is what was looked for."""
@@ -66,8 +72,10 @@ def _phrase(word: str) -> str:
 
 
 def snippet(text: str) -> Parts:
-    """The pieces of what FTS5's `snippet` gave, on one line."""
-    line = " ".join(text.replace(_SPACE, "").split())
+    """The pieces of what FTS5's `snippet` gave, on one line: of one message or branch."""
+    spoken = text.split(BETWEEN.strip())
+    found = next((piece for piece in spoken if MARKS[0] in piece), spoken[0])
+    line = " ".join(found.replace(_SPACE, "").split())
     parts: list[tuple[str, bool]] = []
     for i, piece in enumerate(line.split(MARKS[0])):
         found, _, rest = piece.partition(MARKS[1]) if i else ("", "", piece)
@@ -76,14 +84,19 @@ def snippet(text: str) -> Parts:
 
 
 def with_index(connection: sqlite3.Connection, use: Callable[[], T]) -> T:
-    """What `use` gives, which needs the index. A damaged one is begun anew: it holds nothing of its own."""
+    """What `use` gives, which needs the index. One that is damaged, or of an older version, is begun anew."""
     try:
         return use()
     except sqlite3.DatabaseError as error:
-        if not (is_damage(error) or "fts5" in str(error) or "vtable" in str(error)):
+        if not (is_damage(error) or any(word in str(error) for word in ("fts5", "vtable", "column: others"))):
             raise
         _begin_anew(connection)
         return use()
+
+
+def check_index(connection: sqlite3.Connection) -> None:
+    """Raises what `with_index` expects where an older llamatui has made the index."""
+    connection.execute("SELECT others FROM texts LIMIT 0")
 
 
 def _begin_anew(connection: sqlite3.Connection) -> None:
@@ -96,17 +109,23 @@ def _begin_anew(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA writable_schema = RESET")
         connection.execute(TEXTS)
         connection.execute("UPDATE documents SET indexed = -1, place = NULL")
+    with suppress(sqlite3.Error):  # in use elsewhere, or no room: then later ones take its place
+        connection.execute("VACUUM")
 
 
-def refresh(connection: sqlite3.Connection) -> None:
+def refresh(connection: sqlite3.Connection, is_over: Callable[[], bool] = lambda: False) -> None:
     """Brings the index up to date, and the numbers of words: writers leave both behind while a text grows.
 
     A document that cannot be read is found by its title.
+
+    Args:
+        is_over: Whether somebody waits for the connection: the rest is left for the next time.
     """
-    with_index(connection, partial(_refresh, connection))
+    with_index(connection, partial(_refresh, connection, is_over))
 
 
-def _refresh(connection: sqlite3.Connection) -> None:
+def _refresh(connection: sqlite3.Connection, is_over: Callable[[], bool]) -> None:
+    check_index(connection)
     stale = "SELECT id FROM documents WHERE indexed <> revision ORDER BY changed"
     documents = connection.execute(stale).fetchall()
     if not documents:
@@ -114,26 +133,32 @@ def _refresh(connection: sqlite3.Connection) -> None:
     from llamatui.app.story import count_words  # imports NumPy, for which a search need not wait
 
     for (document,) in documents:
+        if is_over():
+            return
         with writing(connection):
             found = connection.execute(
-                "SELECT kind, title, state, revision, place FROM documents WHERE id = ?", (document,)
+                """SELECT kind, title, settings, state, revision, indexed, place
+                FROM documents WHERE id = ? AND indexed <> revision""",
+                (document,),
             ).fetchone()
-            if found is None:
+            if found is None:  # it is gone, or somebody else has done it
                 continue
-            kind, title, state, revision, place = found
-            try:
-                text, others = spoken(connection, document, kind, state)
-            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-                text = others = ""
+            kind, title, settings, state, revision, indexed, place = found
+            shown, beside, others = list[str](), list[str](), list[str]()
+            with suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
+                shown, others = spoken(connection, document, kind, state)
+                beside = [text for name in BESIDE if (text := json.loads(settings).get(name))]
             connection.execute("DELETE FROM texts WHERE rowid = ?", (place,))
-            (place,) = connection.execute("SELECT ifnull(max(place), 0) + 1 FROM documents").fetchone()
+            if indexed != -1 or place is None:  # not only its title is another
+                (place,) = connection.execute("SELECT ifnull(max(place), 0) + 1 FROM documents").fetchone()
+            columns = [BETWEEN.join(map(to_index, texts)) for texts in ([*shown, *beside], others)]
             connection.execute(
                 "INSERT INTO texts (rowid, title, text, others) VALUES (?, ?, ?, ?)",
-                (place, to_index(readable(title)), to_index(text), to_index(others)),
+                (place, to_index(readable(title)), *columns),
             )
             connection.execute(
                 "UPDATE documents SET indexed = ?, words = ?, place = ? WHERE id = ?",
-                (revision, count_words(text), place, document),
+                (revision, sum(map(count_words, shown)), place, document),
             )
 
 

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -183,10 +184,14 @@ class Recorder:
                 self._changed.notify_all()
             if not failed and (closing or not fresh) and self._connection is not None:
                 with suppress(Exception):  # only what is searched; the next search tries again
-                    refresh(self._connection)
+                    refresh(self._connection, partial(self._is_awaited, time.monotonic()))
             if closing:
                 break
         self._close()
+
+    def _is_awaited(self, since: float) -> bool:
+        """Whether the index has to wait: there are new words, or it has held up the end for long enough."""
+        return bool(self._waiting) or (self._closing and time.monotonic() - since > INTERVAL)
 
     def _wait_again(self, failed: dict[Document, Change]) -> None:
         for document, change in failed.items():

@@ -18,7 +18,7 @@ TurnRow = tuple[int, str, str, str | None, bool]
 """parent, role, content, ids as JSON, stopped"""
 Row = TokenRow | TurnRow
 
-LONGEST_WORD = 100  # characters; some scripts have no spaces
+LONGEST_WORD = 30  # characters that are looked through for its beginning: some scripts have no spaces
 
 TABLES = {
     "story": ("tokens", ("parent", "token", "text", "author", "pending", "begins")),
@@ -80,8 +80,10 @@ def read_rows(connection: sqlite3.Connection, document: int, kind: Kind) -> Iter
     )
 
 
-def spoken(connection: sqlite3.Connection, document: int, kind: Kind, state: str) -> tuple[str, str]:
-    """(what the branch that is shown says, what all others say).
+def spoken(
+    connection: sqlite3.Connection, document: int, kind: Kind, state: str
+) -> tuple[list[str], list[str]]:
+    """(what is shown, what all other branches say): the story, or each message.
 
     A branch of a story begins with the word in which it parts from another.
 
@@ -98,19 +100,23 @@ def spoken(connection: sqlite3.Connection, document: int, kind: Kind, state: str
     shown = [nodes[number][1] for number in path]
     if partial := places.get("partial"):
         shown.append(text_of(partial["text"]))
-    hidden: list[list[str]] = []
-    growing: dict[int, list[str]] = {}  # branches of a story, by the number of their last node
-    for number in sorted(nodes.keys() - set(path)):
-        parent, text = nodes[number]
-        branch = growing.pop(parent, None)
-        if branch is None:
-            branch = [_word_before(nodes, parent)] if kind == "story" else []
-            hidden.append(branch)
-        branch.append(text)
+    if kind == "story":
+        shown = ["".join(shown)]
+    others: list[str] = []
+    growing: dict[int, int] = {}  # which of the others a node is the last one of, in a story
+    on_path = set(path)
+    for number, (parent, text) in nodes.items():
+        if number in on_path:
+            continue
+        if parent in growing:
+            which = growing.pop(parent)
+            others[which] += text
+        else:
+            which = len(others)
+            others.append(_word_before(nodes, parent) + text if kind == "story" else text)
         if kind == "story":
-            growing[number] = branch
-    between = "" if kind == "story" else "\n\n"
-    return between.join(shown), "\n\n".join(["".join(branch) for branch in hidden])
+            growing[number] = which
+    return shown, others
 
 
 def _upwards(nodes: Mapping[int, tuple[int, str]], number: int) -> Iterator[int]:
@@ -127,7 +133,8 @@ def _word_before(nodes: Mapping[int, tuple[int, str]], number: int) -> str:
     """The word that ends in this node, as what follows may be the rest of it."""
     word = ""
     for above in _upwards(nodes, number):
-        word = nodes[above][1] + word
-        if len(word) > LONGEST_WORD or any(map(str.isspace, word)):
+        text = nodes[above][1]
+        word = text + word
+        if len(word) > LONGEST_WORD or any(map(str.isspace, text)):
             break
     return re.split(r"\s", word)[-1]

@@ -66,7 +66,8 @@ class ChatCommands:
                 yield f"{setting} ", f"{getattr(sampling, setting):<6g} " + about.meaning.replace("\n", " ")
             yield "seed ", f"{sampling.seed or 'random':<6} the same seed gives the same words"
         elif not value and name in (*SETTINGS, "seed"):
-            yield f"{name} {getattr(sampling, name):g}", "as it is now"
+            value = getattr(sampling, name)
+            yield f"{name} {value if isinstance(value, int) else f'{value:g}'}", "as it is now"
 
     @property
     def _sampling(self) -> "Sampling":
@@ -134,9 +135,10 @@ class ChatCommands:
             raise UsageError(f"{name}: expected a number, found {text!r}") from None
         replace(self._sampling, **{name: value})  # says what is out of range
         self.room.query_one(SamplingPanel).put(name, value)
-        self.room.notify(
-            f"{name} is {value:g} from the next word on." if name != "seed" else "The seed is set."
-        )
+        if name == "seed":
+            self.room.notify("The seed is set." if value else "The seed is a new one each time.")
+        else:
+            self.room.notify(f"{name} is {text} from the next word on.", markup=False)
 
     def backend(self, argument: str) -> None:
         from llamatui.backends.registry import backend_names
@@ -189,16 +191,15 @@ COMMANDS = {
     command.name: command
     for command in (
         Command("help", "all keys and commands", lambda it, _: it.app.action_help(), anytime=True),
-        Command("system", "who the model shall be", ChatCommands.system, "TEXT", waits=True),
+        Command("system", "who the model shall be", ChatCommands.system, "[TEXT]", waits=True),
         Command(
-            "set", "temperature, top_p, seed and the like", ChatCommands.set, "NAME VALUE",
-            needed=True, anytime=True,
+            "set", "temperature, top_p, seed and the like", ChatCommands.set, "NAME VALUE", anytime=True,
         ),
         Command(
             "model", "talk to another model", lambda it, name: it.app.action_pick_model(name), "[NAME]",
             anytime=True,
         ),
-        Command("backend", "compute with another engine", ChatCommands.backend, "NAME", needed=True),
+        Command("backend", "compute with another engine", ChatCommands.backend, "NAME"),
         Command(
             "retry", "another answer; the old one stays beside it",
             lambda it, _: it.room.action_regenerate(), waits=True, needs_turns=True,
@@ -220,18 +221,18 @@ COMMANDS = {
         ),
         Command(
             "save", "the whole chat, all branches, as JSON",
-            lambda it, name: it.write("save", name), "FILE.json", waits=True, needs_turns=True,
+            lambda it, name: it.write("save", name), "[FILE.json]", waits=True, needs_turns=True,
         ),
         Command(
             "export", "what is shown, to read; as .replay, to play and compute again",
-            lambda it, name: it.write("export", name), "FILE.md", waits=True, needs_turns=True,
+            lambda it, name: it.write("export", name), "[FILE.md]", waits=True, needs_turns=True,
         ),
         Command("history", "older chats", lambda it, _: it.app.action_history(), anytime=True),
         Command(
             "clear", "begin anew; /undo brings this chat back",
             lambda it, _: it.room.action_new(), waits=True, needs_turns=True,
         ),
-        Command("theme", "other colours", ChatCommands.theme, "NAME", needed=True, anytime=True),
+        Command("theme", "other colours", ChatCommands.theme, "NAME", anytime=True),
         Command("quit", "leave", lambda it, _: it.app.action_quit(), anytime=True),
     )
 }  # fmt: skip

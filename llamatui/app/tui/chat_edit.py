@@ -28,9 +28,10 @@ class MessageEdit:
 
     def draft(self, path: "Sequence[Turn]") -> Draft:
         """What was typed, and which turns of a path were changed, and not sent."""
-        typed, left = "" if self._composer.is_command else self._composer.text, self._left
+        text, left = self._composer.text, self._left
+        typed = "" if self._composer.is_command else text
         if self.turn is not None:
-            typed, left = self._draft, left | {self.turn: typed}
+            typed, left = self._draft, left | {self.turn: text}
         changed = [(index, left[turn]) for index, turn in enumerate(path) if turn in left]
         return Draft(typed, edits=tuple((i, text) for i, text in changed if text not in ("", shown(path[i]))))
 

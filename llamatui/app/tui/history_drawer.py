@@ -20,6 +20,7 @@ from llamatui.app.tui.dismissed_once import DismissedOnce
 from llamatui.app.tui.error_screen import explain
 from llamatui.app.tui.history_list import MARGIN, QUIET, HistoryList
 from llamatui.app.tui.keys import key_of
+from llamatui.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -205,7 +206,9 @@ A title that you give stays; an empty one follows the text again. What you pin s
         note.display = bool(text)
 
     def _say_looking(self) -> None:
-        if not self._list.entries:
+        if self._list.entries:
+            self._say("Looking …", QUIET)
+        else:
             self._say_empty("Looking …")
 
     def _say_empty(self, text: str) -> None:
@@ -278,10 +281,12 @@ A title that you give stays; an empty one follows the text again. What you pin s
         """`at`: uid for the cursor then."""
         try:
             await asyncio.to_thread(deed)
+        except UsageError:
+            self.notify("It is not there any more: it was deleted elsewhere.")
         except Exception as error:
             self._fail(error)
-        else:
-            self._look(at=at)
+            return
+        self._look(at=at)
 
     def _answer(self, yes: bool) -> None:
         """Whether what was asked about goes; nothing may have been asked."""

@@ -164,7 +164,7 @@ class HistoryList(ScrollView, can_focus=True):
         pin = " " * (room - name.cell_length) + f" {PINNED}" if entry.pinned else ""
         hit = self.hits.get(entry.uid)
         if hit and any(found for _, found in hit.snippet):
-            origin = "" if hit.shown else ELSEWHERE
+            origin = "" if hit.shown or cells < 2 * len(ELSEWHERE) else ELSEWHERE
             second = Content.assemble((origin, QUIET), excerpt(hit.snippet, cells - len(origin)))
         else:
             second = Content.styled(about(entry, self._now, cells), QUIET)
@@ -300,7 +300,7 @@ def excerpt(parts: "Sequence[tuple[str, bool]]", cells: int) -> Content:
     pieces = [(" ".join(re.split(r"\s", printable(text))), found) for text, found in parts]
     first = next(i for i, (_, found) in enumerate(pieces) if found)
     before = "".join(text for text, _ in pieces[:first])
-    most = max(cells - 1 - sum(cell_len(text) for text, _ in pieces[first:]), cells // 3)
+    most = max(cells - 1 - sum(cell_len(text) for text, _ in pieces[first:]), cells // 3, 0)
     if cell_len(before) > most:
         while cell_len(before) > most and " " in before.rstrip():
             before = before.partition(" ")[2]

@@ -15,14 +15,17 @@ class Command:
     do: "Callable[[ChatCommands, str], Awaitable[None] | None]"
     """Called with what stands behind the name."""
     argument: str = ""
-    """How that is called in the help; "" where there is none. In brackets: without it, it is done at once."""
-    needed: bool = False
-    """Whether nothing happens without it."""
+    """How that is called in the help, in brackets where it may be left out; "" where there is none."""
     waits: bool = False
     """Whether it has to wait until an answer has ended."""
     needs_turns: bool = False
     anytime: bool = False
     """Whether it can be done before there is a model."""
+
+    @property
+    def needed(self) -> bool:
+        """Whether nothing happens without an argument."""
+        return bool(self.argument) and not self.argument.startswith("[")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def suggestions(text: str, commands: Mapping[str, Command], values: Values) -> l
                 f"/{command.name} " if command.argument else f"/{command.name}",
                 f"/{command.name} {command.argument}".rstrip(),
                 command.help,
-                command.argument.startswith("[") or not command.argument,
+                not command.needed,
             )
             for command in begins + inside
         ]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llamatui.app.history import collection
 from llamatui.app.history.collection import Hit, Library
-from llamatui.app.history.database import open_database, writing
+from llamatui.app.history.database import open_database, open_for_reading, writing
 from llamatui.app.history.fulltext import match_of, refresh, to_index
 from llamatui.app.history.saved import Entry, entry_from
 from llamatui.errors import HistoryError, UsageError
@@ -149,12 +149,13 @@ def test_signs_alone_are_looked_for_as_they_stand(library: Library) -> None:
     assert marked(hit) == ["%_"]
 
 
-def test_other_branches_are_found_too_and_told_from_what_is_shown(library: Library) -> None:
-    add(library.path, "a", "the hen", title="?!")
-    add(library.path, "b", "the hen", kind="story")
-    connection = open_database(library.path)
-    for turn in [(1, 2, 1, "assistant", "sat down", None, 0), (1, 3, 1, "assistant", "ran far?! x", None, 0)]:
-        connection.execute("INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?)", turn)
+def branching(path: Path) -> sqlite3.Connection:
+    """A chat `a` and a story `b`, each with another branch than the one that is shown."""
+    add(path, "a", "the hen", title="?!")
+    add(path, "b", "the hen", kind="story")
+    connection = open_database(path)
+    for row in [(1, 2, 1, "assistant", "sat down", None, 0), (1, 3, 1, "assistant", "ran far?! x", None, 0)]:
+        connection.execute("INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?)", row)
     for number, parent, text in [
         (2, 1, "house"),
         (3, 2, " ran"),
@@ -163,9 +164,12 @@ def test_other_branches_are_found_too_and_told_from_what_is_shown(library: Libra
         (6, 3, " far"),
     ]:
         connection.execute("INSERT INTO tokens VALUES (2, ?, ?, 5, ?, 'model', 0, 0)", (number, parent, text))
-    connection.execute(
-        "UPDATE documents SET state = json_object('end', CASE kind WHEN 'chat' THEN 2 ELSE 4 END)"
-    )
+    connection.execute("UPDATE documents SET state = json_object('end', iif(kind = 'chat', 2, 4))")
+    return connection
+
+
+def test_other_branches_are_found_too_and_told_from_what_is_shown(library: Library) -> None:
+    branching(library.path).close()
 
     def hits(text: str) -> list[tuple[str, str, bool]]:
         return [
@@ -173,22 +177,121 @@ def test_other_branches_are_found_too_and_told_from_what_is_shown(library: Libra
             for hit in library.search(text)
         ]
 
-    assert hits("sat") == [("b", "the hen sat", True), ("a", "the hen sat down", True)]
-    assert [(uid, shown) for uid, _, shown in hits("ran")] == [("b", False), ("a", False)]
-    assert hits("range")[0] == ("b", "henhouse range ran far", False), "each branch begins with a whole word"
+    assert hits("sat") == [("b", "the hen sat", True), ("a", "sat down", True)]
+    assert hits("ran") == [("b", "henhouse range", False), ("a", "ran far?! x", False)]
+    assert hits("far") == [("b", "ran far", False), ("a", "ran far?! x", False)], "a whole word before it"
     assert [hit.entry.words for hit in library.search("henhouse")] == [3], "of what is shown"
-    assert hits("sat far") == [("b", "the hen sat", True), ("a", "the hen sat down", True)]
-    assert hits("hen range")[0] == ("b", "henhouse range ran far", False), "where more of the words are"
+    assert [hit[1:] for hit in hits("hen far")] == [("henhouse range", False), ("ran far?! x", False)]
     assert hits("?! x") == [("a", "ran far?! x", False)]
-    assert hits("?!") == [("a", "ran far?! x", False)]
+    assert hits("?!") == [("a", "the hen", True)], "in the title"
+    assert library.search("?!", "story") == []
 
 
-@pytest.mark.parametrize("row", ["7, 9, 1", "9, 9, 1", "2, 1, x'ff'"])
+def test_what_is_shown_counts_however_often_another_branch_has_it(library: Library) -> None:
+    connection = branching(library.path)
+    connection.execute("INSERT INTO turns VALUES (1, 4, 1, 'assistant', 'Hens, hen, HEN, sat', NULL, 0)")
+    connection.execute(
+        "UPDATE turns SET content = 'hen ' || replace(hex(zeroblob(30)), '0', 'and ') WHERE number = 1"
+    )
+    (_, hit) = library.search("hen sat")
+    assert (hit.entry.uid, hit.shown) == ("a", True)
+
+
+def test_no_phrase_goes_on_in_the_next_message_or_branch(library: Library) -> None:
+    add(library.path, "a", "小")
+    connection = open_database(library.path)
+    for number, text in enumerate(["狗 x", "東", "京"], 2):
+        connection.execute(f"INSERT INTO turns VALUES (1, {number}, 1, 'user', '{text}', NULL, 0)")
+    connection.execute("UPDATE documents SET state = json_object('end', 2)")
+    assert (found(library, "小狗"), found(library, "東京")) == ([], [])
+    assert (found(library, "小"), found(library, "京")) == (["a"], ["a"])
+    (hit,) = library.search("狗")
+    assert "".join([part for part, _ in hit.snippet]) == "狗 x"
+
+
+def test_memory_note_and_system_prompt_are_found(library: Library) -> None:
+    add(library.path, "a", "the hen")
+    settings = json.dumps({"memory": "Max is old", "note": "briefly", "system": "be kind", "sampling": {}})
+    open_database(library.path).execute("UPDATE documents SET settings = ?", (settings,))
+    for word in ("max", "briefly", "kind", "hen"):
+        assert found(library, word) == ["a"]
+    assert found(library, "sampling") == []
+    assert library.get("a").words == 2
+
+
+def test_the_order_is_by_time_whatever_was_renamed_and_pinned_ones_come_first(library: Library) -> None:
+    for i, uid in enumerate("abc"):
+        add(library.path, uid, "hen", at=i)
+    assert found(library, "hen") == ["c", "b", "a"]
+    library.rename("a", "old")
+    assert found(library, "hen") == ["c", "b", "a"]
+    library.pin("b")
+    assert found(library, "hen") == ["b", "c", "a"]
+
+
+OLD_INDEX = """
+    DROP TABLE texts;
+    CREATE VIRTUAL TABLE texts USING fts5 (title, text);
+    INSERT INTO texts (rowid, title, text) VALUES (1, 'old', 'old');
+    UPDATE documents SET place = 1, indexed = revision;
+"""
+
+
+@pytest.mark.parametrize("damage", ["", "DROP TABLE texts_config", "texts_data"])
+def test_an_older_index_is_made_anew_and_nothing_else_is_touched(damage: str, library: Library) -> None:
+    add(library.path, "a", "the hen")
+    connection = open_database(library.path)
+    connection.executescript(OLD_INDEX)
+    connection.close()
+    if damage == "texts_data":
+        page_of(damage, library.path)
+    else:
+        with sqlite3.connect(library.path) as connection:
+            connection.execute(damage)
+    assert found(library, "hen") == ["a"]
+    assert found(library, "old") == []
+    assert open_database(library.path, check=True).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_an_older_index_that_cannot_be_written_is_told(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(library.path, "a", "the hen")
+    connection = open_database(library.path)
+    connection.executescript(OLD_INDEX)
+    connection.close()
+    monkeypatch.setattr(Library, "_connect", lambda self: open_for_reading(self.path))
+    assert len(library.list()) == 1
+    with pytest.raises(HistoryError, match="cannot be written: it is read-only"):
+        library.search("hen")
+
+
+def test_the_index_waits_for_who_needs_the_connection(library: Library) -> None:
+    for uid in "abc":
+        add(library.path, uid, "hen")
+    connection = open_database(library.path)
+    answers = iter([False, False, True])
+    refresh(connection, lambda: next(answers))
+    assert connection.execute("SELECT count(*) FROM texts").fetchone() == (2,)
+    assert len(found(library, "hen")) == 3
+
+
+def test_an_empty_name_lets_the_title_follow_the_text_again(library: Library) -> None:
+    branching(library.path).close()
+    for uid, title in ("a", "the hen"), ("b", "the hen sat"):
+        library.rename(uid, "mine")
+        library.rename(uid, " ")
+        assert library.get(uid).title == title
+
+
+@pytest.mark.parametrize("row", ["7, 9, '1'", "9, 9, '1'", "9, 9, ''", "2, 1, x'ff'"])
 def test_rows_that_make_no_sense_do_not_hide_the_title(row: str, library: Library) -> None:
     add(library.path, "a", "hen", title="dog", kind="story")
     number, parent, text = row.split(", ")
     connection = open_database(library.path)
     connection.execute(f"INSERT INTO tokens VALUES (1, {number}, {parent}, 5, {text}, 'model', 0, 0)")
+    assert found(library, "dog") == ["a"]
+    connection.execute("UPDATE documents SET revision = 2, state = json_object('end', ?)", (int(number),))
     assert found(library, "dog") == ["a"]
 
 

@@ -20,7 +20,6 @@ from llamatui.app.history.database import (
     set_aside,
     writing,
 )
-from llamatui.app.history.fulltext import refresh
 from llamatui.errors import HistoryError
 
 INSERT = """INSERT INTO documents (uid, kind, title, created, changed, model, model_path, model_sha256,
@@ -73,19 +72,6 @@ def test_an_older_file_is_migrated_and_keeps_what_it_has(path: Path) -> None:
     assert connection.execute("SELECT DISTINCT colour FROM documents").fetchall() == [("red",)]
     assert connection.execute("PRAGMA user_version").fetchone() == (len(later),)
     assert len(uids(connection)) == 3
-
-
-def test_an_index_of_version_1_is_made_anew(path: Path) -> None:
-    connection = open_database(path, migrations=MIGRATIONS[:1])
-    connection.execute(INSERT, ("a",))
-    connection.execute("INSERT INTO texts (rowid, title, text) VALUES (1, 'old', 'old')")
-    connection.execute("INSERT INTO tokens VALUES (1, 1, 0, 5, 'hen', 'writer', 0, 1)")
-    connection.execute("UPDATE documents SET indexed = 1, place = 1, state = '{\"end\": 1}'")
-    connection.close()
-    connection = open_database(path)
-    refresh(connection)
-    assert connection.execute("SELECT title, text, others FROM texts").fetchall() == [("t", "hen", "")]
-    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path) -> None:

@@ -250,6 +250,27 @@ def test_what_another_process_changed_is_not_overwritten(
     assert text_of(path, story) == "the hen there on"
 
 
+def test_words_do_not_wait_for_the_index(
+    recorder: Recorder, story: Document, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+
+    def refresh(connection: sqlite3.Connection, is_over: Callable[[], bool]) -> None:
+        begun.set()
+        until(is_over)
+
+    monkeypatch.setattr(recorder_module, "refresh", refresh)
+    monkeypatch.setattr(recorder_module, "QUIET", 0)
+    write(story, "the hen")
+    recorder.save(story)
+    assert begun.wait(60)
+    write(story, "sat")
+    recorder.save(story)
+    assert recorder.flush(60)
+    assert text_of(path, story) == "the hen sat"
+    assert recorder.close(60)
+
+
 def test_a_copy_of_a_copy_is_called_a_copy_once(
     recorder: Recorder, story: Document, model: LoadedModel, path: Path
 ) -> None:

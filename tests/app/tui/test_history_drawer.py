@@ -161,16 +161,22 @@ async def test_typing_searches_and_shows_where(library, open_drawer, press, show
         assert not empty(drawer)
 
 
-async def test_what_another_branch_says_is_found_and_told_to_be_there(library, open_drawer, press, shown):
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [(80, "other branch: sea was wide"), (30, "sea was wide"), (22, "sea was wide"), (9, "")],
+)
+async def test_what_another_branch_says_is_found_and_told_to_be_there(
+    width, line, library, open_drawer, press, shown
+):
     fill(library.path, "A hen", "The sea")
     connection = open_database(library.path)
     connection.execute("INSERT INTO tokens VALUES (2, 2, 1, 5, ' was wide', 'model', 0, 0)")
     connection.execute("UPDATE documents SET revision = 2")
     connection.close()
-    async with open_drawer() as (drawer, pilot):
+    async with open_drawer(size=(width, 24)) as (drawer, pilot):
         await press(pilot, *"wide")
         assert titles(drawer) == ["The sea"]
-        assert lines(drawer, shown)[1].strip() == "other branch: sea was wide"
+        assert lines(drawer, shown)[1].strip() == line
 
 
 async def test_enter_waits_for_what_is_looked_for(library, open_drawer, wait_until):
@@ -251,7 +257,7 @@ async def test_a_title_is_changed_in_its_place(library, open_drawer, press):
         assert titles(drawer) == ["One", "My"]
         assert not name.display
         await press(pilot, "r", "backspace", "enter")
-        assert library.get("story1").title == "My", "it follows the text from now on"
+        assert library.get("story1").title == "Two", "it follows the text again"
         with library._open() as connection:
             assert not [*connection.execute("SELECT 1 FROM documents WHERE named")]
 
@@ -352,12 +358,13 @@ async def test_errors_are_shown_and_the_next_try_works(library, open_drawer, pre
             assert "locked" in note(drawer)
 
 
-async def test_what_another_process_deleted_is_told(library, open_drawer, press):
+async def test_what_was_deleted_elsewhere_goes_from_the_list(library, open_drawer, press, wait_until):
     fill(library.path, "One", "Two")
     async with open_drawer() as (drawer, pilot):
         Library(library.path).remove("story0")
         await press(pilot, "down", "p")
-        assert "nothing in the history begins with story0" in note(drawer)
+        await wait_until(lambda: titles(drawer) == ["Two"])
+        assert "deleted elsewhere" in [notice.message for notice in pilot.app._notifications][-1]
 
 
 async def test_nothing_that_is_shown_drives_the_terminal(library, open_drawer, press, shown):

@@ -11,6 +11,7 @@ from llamatui.app.tui.composer import Composer
 from llamatui.app.tui.sampling_panel import SamplingPanel
 from llamatui.app.tui.slash import suggestions
 from llamatui.app.tui.slash_menu import SlashMenu
+from llamatui.app.tui.system_dialog import SystemDialog
 
 
 def nothing(command, argument):
@@ -38,8 +39,8 @@ def test_parse():
 
 def test_names_are_completed_those_that_begin_so_first():
     assert len(labels("/")) == len(COMMANDS)
-    assert labels("/s")[:3] == ["/system TEXT", "/set NAME VALUE", "/save FILE.json"]
-    assert labels("/port") == ["/export FILE.md"]
+    assert labels("/s")[:3] == ["/system [TEXT]", "/set NAME VALUE", "/save [FILE.json]"]
+    assert labels("/port") == ["/export [FILE.md]"]
     assert labels("/nothing") == labels("//") == labels("/help\n") == []
 
 
@@ -88,9 +89,14 @@ async def test_the_menu_completes_and_closes(open_room):
         assert room.query_one(SamplingPanel).sampling.top_p == 0.5
         assert composer.text == ""
         await pilot.press("/")
+        await pilot.click(menu, offset=(3, 3))
+        await pilot.pause()
+        assert composer.text == "/set "
+        composer.put("")
+        await pilot.press("/")
         await pilot.click(menu, offset=(3, 2))
         await pilot.pause()
-        assert composer.text == "/system "
+        assert isinstance(pilot.app.screen, SystemDialog), "what needs no argument is done at once"
 
 
 async def test_only_a_typed_slash_is_a_command(open_room, ask, say, write, wait_until):
@@ -150,6 +156,14 @@ async def test_commands(open_room, ask, say, tmp_path, monkeypatch, wait_until):
         assert room.conversation.system == "be brief"
         await do("/set seed 1234567890123456789")
         assert room.query_one(SamplingPanel).sampling.seed == 1234567890123456789
+        await do("/set seed 7")
+        room.composer.put("")
+        await pilot.press(*"/set seed ", "tab")
+        assert composer.text == "/set seed 7"
+        await do("/set seed 1234567")
+        composer.put("")
+        await pilot.press(*"/set seed ", "tab")
+        assert composer.text == "/set seed 1234567"
         await do("/set seed 7")
         await do("/set temperature 0")
         assert (room.query_one(SamplingPanel).sampling.seed, composer.text) == (7, "")
