@@ -14,6 +14,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from llamatui.app.tui.answer_markdown import AnswerMarkdown, VirtualSize
+from llamatui.app.tui.composer import pass_on
 from llamatui.app.tui.flow import Flow, printable
 
 if TYPE_CHECKING:
@@ -126,20 +127,12 @@ class ChatMessage(Vertical, can_focus=True):
     }
     """
 
-    @dataclass
-    class Typed(Message):
-        """A letter that is no key of a message: it belongs to the composer."""
-
-        character: str
-
     def __init__(self, item: Item) -> None:
         super().__init__()
         self.item = item
 
     def on_key(self, event: events.Key) -> None:
-        if event.is_printable and event.character and event.key not in self.screen.active_bindings:
-            event.stop()
-            self.post_message(self.Typed(event.character))
+        pass_on(self, event)
 
 
 class Question(ChatMessage):

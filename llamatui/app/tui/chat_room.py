@@ -264,9 +264,8 @@ A slash begins a command, two are just a slash:
         self.composer.focus()
         self.composer.choose(event.suggestion)
 
-    def on_chat_message_typed(self, event: ChatMessage.Typed) -> None:
-        self.composer.focus()
-        self.composer.insert(event.character)
+    def on_composer_typed(self, event: Composer.Typed) -> None:
+        self.composer.type_in(event.character)
 
     def action_edit_outside(self) -> None:
         from llamatui.app.tui.external_editor import edit_outside

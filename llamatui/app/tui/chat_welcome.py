@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -10,7 +11,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
-from llamatui.app.tui.composer import Composer
+from llamatui.app.tui.composer import Composer, pass_on
 from llamatui.app.tui.keys import key_of
 
 OPENINGS = (
@@ -38,6 +39,9 @@ class Opening(Static, can_focus=True):
 
     def on_click(self) -> None:
         self.action_choose()
+
+    def on_key(self, event: events.Key) -> None:
+        pass_on(self, event)
 
 
 class Welcome(Vertical):

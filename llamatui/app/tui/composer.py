@@ -10,6 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.geometry import Offset
 from textual.message import Message
 from textual.strip import Strip
+from textual.widget import Widget
 from textual.widgets import TextArea
 
 from llamatui.app.tui.flow import visible
@@ -33,6 +34,13 @@ class Editor(TextArea):
         if self.cursor_location[0] >= self.wrapped_document.document.line_count:
             return Offset(0, 0)
         return super().scroll_cursor_visible(center, animate)
+
+
+def pass_on(widget: Widget, event: events.Key) -> None:
+    """Lets the composer have a letter that is no key of this widget."""
+    if event.is_printable and event.character and event.key not in widget.screen.active_bindings:
+        event.stop()
+        widget.post_message(Composer.Typed(event.character))
 
 
 class Composer(Editor):
@@ -96,6 +104,12 @@ class Composer(Editor):
     class Left(Message):
         """The cursor went up from the first line."""
 
+    @dataclass
+    class Typed(Message):
+        """A letter that is no key where it was typed: it belongs here."""
+
+        character: str
+
     def __init__(
         self, placeholder: str, menu: SlashMenu, suggestions: Callable[[str], list[Suggestion]]
     ) -> None:
@@ -134,6 +148,12 @@ class Composer(Editor):
             text = message(text)
         self.post_message(self.Submitted(text, command))  # first: it is a turn before it is no draft any more
         self.put("")  # at once: what is typed while the room is busy with it is no part of it
+
+    def type_in(self, character: str) -> None:
+        """As if it had been typed here."""
+        self.focus()
+        self._slash_typed = self._slash_typed or (character == "/" and min(self.selection) == (0, 0))
+        self.insert(character)
 
     def choose(self, choice: Suggestion) -> None:
         """Takes one from the menu."""

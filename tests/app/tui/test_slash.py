@@ -7,6 +7,7 @@ import pytest
 from llamatui.app.tui import slash
 from llamatui.app.tui.chat_commands import COMMANDS
 from llamatui.app.tui.chat_message import Answer
+from llamatui.app.tui.chat_welcome import Opening
 from llamatui.app.tui.composer import Composer
 from llamatui.app.tui.sampling_panel import SamplingPanel
 from llamatui.app.tui.slash import suggestions
@@ -118,6 +119,23 @@ async def test_only_a_typed_slash_is_a_command(open_room, ask, say, write, wait_
         await pilot.pause()
         assert composer.text == "/nonsense"
         assert "no command /nonsense" in toasts(pilot)[-1]
+
+
+async def test_letters_that_are_typed_elsewhere_belong_to_the_composer(open_room, ask, say):
+    async with open_room("chat") as (room, pilot):
+        composer = room.query_one(Composer)
+        await pilot.press("up")
+        assert isinstance(room.focused, Opening)
+        await pilot.press(*"/foo")
+        assert (composer.text, composer.is_command) == ("/foo", True)
+        assert room.focused is composer
+        composer.put("")
+        say("yes")
+        await ask(room, pilot, "hi")
+        await pilot.press("up")
+        assert room.message is not None
+        await pilot.press(*"/foo")
+        assert (composer.text, composer.is_command) == ("/foo", True)
 
 
 async def test_a_message_that_begins_like_a_command_is_none(open_room, write, say):
