@@ -229,12 +229,16 @@ class LlamaApp(App[None]):
 
     # What is taken out of the history.
 
-    def reopen(self, uid: str) -> None:
-        """Shows that text in the room, as soon as there is a model and the room has come to rest."""
+    def reopen(self, uid: str, sought: str = "") -> None:
+        """Shows that text in the room, as soon as there is a model and the room has come to rest.
+
+        Args:
+            sought: What was found on a branch of it that is not shown.
+        """
         model = self.room.model
         self._wanted = "" if model else uid
         if model is not None:
-            self._begin(Reopening(self, self.errands, self.room.NAME, uid, model, self.keeping))
+            self._begin(Reopening(self, self.errands, self.room.NAME, uid, model, self.keeping, sought))
 
     async def on_document_ready(self, message: DocumentReady) -> None:
         if self._done(message.errand):
@@ -255,7 +259,7 @@ class LlamaApp(App[None]):
             return
         self._reopened, room = None, self.room
         try:
-            await self.keeping.put(room, message.document)
+            await self.keeping.put(room, message.document, is_turned=message.is_turned)
         except LlamatuiError as error:
             self._say_error("It cannot be opened", error)
             return

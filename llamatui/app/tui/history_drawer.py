@@ -96,6 +96,8 @@ A title that you give stays; an empty one follows the text again. What you pin s
         self._current = current
         self._is_looking = False
         self._has_all = False
+        self.elsewhere = ""
+        """What was looked for, where a branch of the chosen document has it that is not shown."""
         self._opens = False  # the first that is found, because Enter was pressed meanwhile
         self._named: Entry | None = None  # gets a new title
         self._doomed: Entry | None = None  # is deleted, if that was meant
@@ -232,6 +234,8 @@ A title that you give stays; an empty one follows the text again. What you pin s
         if self._doomed is not None:
             self._answer(entry is self._doomed)
         elif entry is not None and self._named is None:
+            hit = self._list.hits.get(entry.uid)
+            self.elsewhere = self._list.sought if hit and not hit.shown else ""
             self.dismiss(entry.uid)
 
     def action_leave(self) -> None:

@@ -147,8 +147,8 @@ class Keeping:
         if self._recorder is not None:
             self._recorder.flush(PATIENCE)
 
-    async def show_history(self, room: "Room", chosen: Callable[[str], object]) -> None:
-        """`chosen` is called with the uid of what is to be opened."""
+    async def show_history(self, room: "Room", chosen: Callable[[str, str], object]) -> None:
+        """`chosen` is called with the uid of what is to be opened, and what of it another branch has."""
         if not self._options.history:
             self._app.notify("The history is off: see the setting `history`.")
             return
@@ -161,13 +161,26 @@ class Keeping:
         library = Library()
         shelf = self._shelves.get(room)
         current = shelf.document.uid if shelf else None
+        drawer = HistoryDrawer(library, room.NAME, current)
 
-        def left(uid: str | None) -> None:
+        async def left(uid: str | None) -> None:
             self._app.run_worker(library.close, thread=True)  # somebody may still be reading
             if uid is not None and uid != current:
-                chosen(uid)
+                chosen(uid, drawer.elsewhere)
+            elif uid is not None and drawer.elsewhere:
+                await self._turn_to(room, drawer.elsewhere)
 
-        self._app.push_screen(HistoryDrawer(library, room.NAME, current), left)
+        self._app.push_screen(drawer, left)
+
+    async def _turn_to(self, room: "Room", sought: str) -> None:
+        """Shows the branch of what is open that has `sought`."""
+        from llamatui.app.history.branch import TURNED, turn_to
+
+        if room.busy or room.editing:
+            self._app.notify("Another branch has it: it can be shown when nobody writes here.")
+        elif turn_to(content_of(room).tree, sought):
+            await room.put(content_of(room))
+            self._app.notify(TURNED)
 
     # The shelf.
 
@@ -214,8 +227,8 @@ class Keeping:
         await self._show(room, left)
         return True
 
-    async def put(self, room: "Room", document: "Document") -> None:
-        """Shows what was taken out of the history.
+    async def put(self, room: "Room", document: "Document", *, is_turned: bool = False) -> None:
+        """Shows what was taken out of the history, and says so where that is another branch than before.
 
         Raises:
             ModelError: A chat, and the model that was opened meanwhile has no chat format.
@@ -228,6 +241,10 @@ class Keeping:
         document.content = content
         self._shelves[room] = Shelf(document)
         await self._show(room, shelf.document)
+        if is_turned:
+            from llamatui.app.history.branch import TURNED
+
+            self._app.notify(TURNED)
 
     async def _show(self, room: "Room", left: "Document") -> None:
         """Brings the room to its document. What was typed beside a blank page goes along."""

@@ -11,6 +11,7 @@ from llamatui.app.history.recorder import Recorder
 from llamatui.app.sampling import Sampling
 from llamatui.app.story import Story
 from llamatui.app.tui.bars import Status
+from llamatui.app.tui.history_drawer import HistoryDrawer
 from llamatui.app.tui.openings import OPENINGS, Openings
 from llamatui.app.tui.page import Page
 from llamatui.app.tui.sampling_panel import SamplingPanel
@@ -322,6 +323,38 @@ async def test_one_is_chosen_in_the_drawer(kept, tell, wait_until):
     assert library.count() == 2
     assert library.load(first).text == OPENINGS[0] + " He ran. Far."
     library.close()
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_what_is_found_on_another_branch_is_shown(is_open, kept, tell, wait_until):
+    async with kept("story") as (room, pilot):
+        await tell(room, pilot, "1", " He ran.")
+        await tell(room, pilot, "r", " He sat.")
+        if not is_open:
+            await pilot.press("n")
+            await tell(room, pilot, "2", " It fell.")
+        await pilot.press("ctrl+l")
+        await wait_until(lambda: isinstance(pilot.app.screen, HistoryDrawer))
+        await pilot.press(*"ran", "enter")
+        await wait_until(lambda: page(room) == OPENINGS[0] + " He ran.")
+        await wait_until(lambda: "Another branch is shown" in toasts(pilot)[-1])
+        await pilot.press("u")
+        assert page(room) == OPENINGS[0] + " He sat."
+        await pilot.press("U")
+    assert saved().text == OPENINGS[0] + " He ran."
+
+
+async def test_an_answer_that_is_found_on_another_branch_is_shown(kept, ask, say, wait_until):
+    async with kept("chat") as (room, pilot):
+        say("Grün")
+        await ask(room, pilot, "hi")
+        say("red")
+        await pilot.press("ctrl+r")
+        await wait_until(lambda: not room.busy and said(room) == ["hi", "red"])
+        await pilot.press("ctrl+l")
+        await wait_until(lambda: isinstance(pilot.app.screen, HistoryDrawer))
+        await pilot.press(*"grun", "enter")
+        await wait_until(lambda: said(room) == ["hi", "Grün"])
 
 
 async def test_a_busy_room_is_stopped_first(kept, tell, say, wait_until):
