@@ -31,7 +31,7 @@ from llamatui.app.history.fulltext import (
     to_index,
     with_index,
 )
-from llamatui.app.history.rows import Kind, spoken, storable
+from llamatui.app.history.rows import UNREADABLE, Kind, spoken, storable
 from llamatui.app.history.saved import COLUMNS, Entry, Saved, entry_from, read_saved
 from llamatui.errors import HistoryError, UsageError
 
@@ -89,7 +89,8 @@ class Library:
     def search(self, text: str, kind: Kind | None = None, limit: int = 50) -> "Sequence[Hit]":
         """Documents that have all words of `text`, or words that begin so, on any branch.
 
-        Pinned ones come first, then what changed last. A text of signs alone, without a word, is looked for
+        Pinned ones come first, then what changed last; of more than `limit`, the last that changed.
+        A text of signs alone, without a word, is looked for
         as it stands.
         """
         with self._open() as connection:
@@ -105,29 +106,36 @@ class Library:
         check_index(connection)
         match = match_of(text)
         if match:
-            where = "texts MATCH :sought"
-            is_shown = "EXISTS (SELECT 1 FROM texts WHERE rowid = d.place AND texts MATCH :shown)"
+            where, is_shown = "texts MATCH :sought", "texts MATCH :shown"
             pieces = [f"snippet(texts, {i}, :begin, :end, '…', {WORDS_SHOWN})" for i in (1, 2)]
         else:
             pieces = ["texts.text", "texts.others"]
-            is_shown = "instr(texts.title, :sought) OR instr(texts.text, :sought)"
+            is_shown = "(instr(texts.title, :sought) OR instr(texts.text, :sought))"
             where = f"({is_shown} OR instr(texts.others, :sought))"
         sought = match or to_index(text.strip())
         names = ", ".join(f"d.{name}" for name in COLUMNS.split(", "))
+        values = {"kind": kind, "limit": limit, "sought": sought, "begin": MARKS[0], "end": MARKS[1]}
         rows = connection.execute(
-            f"""SELECT {names}, {is_shown}, {", ".join(pieces)}
+            f"""SELECT {names}, d.place, {", ".join(pieces)}
             FROM texts CROSS JOIN documents AS d ON d.place = texts.rowid
             WHERE {where} {"AND d.kind = :kind" if kind else ""}
             ORDER BY texts.rowid DESC LIMIT :limit""",
+            values,
+        ).fetchall()
+        places = [place for *_, place, _, _ in rows]
+        # At once: for each row, SQLite would look up anew how the words may go on.
+        found = connection.execute(
+            f"SELECT rowid FROM texts WHERE {is_shown} AND rowid BETWEEN :last AND :first",
             {
-                "kind": kind, "limit": limit, "sought": sought, "shown": f"{{title text}} : ({match})",
-                "begin": MARKS[0], "end": MARKS[1],
+                "sought": sought, "shown": f"{{title text}} : ({match})",
+                "last": min(places, default=0), "first": max(places, default=0),
             },
         )  # fmt: skip
+        shown = {place for (place,) in found}
         cut = snippet if match else partial(around, sought=text.strip())
         hits = [
-            Hit(entry_from(columns), cut(text if shown else others), bool(shown))
-            for *columns, shown, text, others in rows
+            Hit(entry_from(columns), cut(text if place in shown else others), place in shown)
+            for *columns, place, text, others in rows
         ]
         return sorted(hits, key=lambda hit: not hit.entry.pinned)
 
@@ -169,7 +177,10 @@ class Library:
             number, state = connection.execute(
                 "SELECT id, state FROM documents WHERE uid = ?", (entry.uid,)
             ).fetchone()
-            shown, others = spoken(connection, number, entry.kind, state)
+            try:
+                shown, others = spoken(connection, number, entry.kind, state)
+            except UNREADABLE:
+                return entry.title
         return title_from(next(filter(None, [*shown, *others]), ""))
 
     def pin(self, uid: str, pinned: bool = True) -> None:

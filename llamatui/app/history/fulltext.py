@@ -20,7 +20,7 @@ from functools import partial
 from typing import TypeVar
 
 from llamatui.app.history.database import TEXTS, is_damage, writing
-from llamatui.app.history.rows import readable, spoken
+from llamatui.app.history.rows import UNREADABLE, readable, spoken, text_of
 
 MARKS = "\ue000", "\ue001"  # around what was found; for private use, so in nobody's text
 BETWEEN = (
@@ -88,9 +88,10 @@ def with_index(connection: sqlite3.Connection, use: Callable[[], T]) -> T:
     try:
         return use()
     except sqlite3.DatabaseError as error:
-        if not (is_damage(error) or any(word in str(error) for word in ("fts5", "vtable", "column: others"))):
+        is_older = "no such column: others" in str(error)
+        if not (is_older or is_damage(error) or "fts5" in str(error) or "vtable" in str(error)):
             raise
-        _begin_anew(connection)
+        _begin_anew(connection, is_older and _is_whole(connection))
         return use()
 
 
@@ -99,18 +100,28 @@ def check_index(connection: sqlite3.Connection) -> None:
     connection.execute("SELECT others FROM texts LIMIT 0")
 
 
-def _begin_anew(connection: sqlite3.Connection) -> None:
-    """An empty index, which `refresh` fills. To drop the old one, SQLite would have to read it."""
+def _is_whole(connection: sqlite3.Connection) -> bool:
+    """Whether no page of the index is damaged."""
+    parts = connection.execute("SELECT name FROM sqlite_master WHERE name GLOB 'texts_*'").fetchall()
+    return all(connection.execute(f"PRAGMA quick_check({part})").fetchone() == ("ok",) for (part,) in parts)
+
+
+def _begin_anew(connection: sqlite3.Connection, is_whole: bool) -> None:
+    """An empty index, which `refresh` fills. To drop the old one, SQLite has to read it."""
     with writing(connection):
-        connection.execute("PRAGMA writable_schema = ON")
-        try:
-            connection.execute("DELETE FROM sqlite_master WHERE name = 'texts' OR name GLOB 'texts_*'")
-        finally:
-            connection.execute("PRAGMA writable_schema = RESET")
+        if is_whole:
+            connection.execute("DROP TABLE texts")
+        else:
+            connection.execute("PRAGMA writable_schema = ON")
+            try:
+                connection.execute("DELETE FROM sqlite_master WHERE name = 'texts' OR name GLOB 'texts_*'")
+            finally:
+                connection.execute("PRAGMA writable_schema = RESET")
         connection.execute(TEXTS)
         connection.execute("UPDATE documents SET indexed = -1, place = NULL")
-    with suppress(sqlite3.Error):  # in use elsewhere, or no room: then later ones take its place
-        connection.execute("VACUUM")
+    if not is_whole:
+        with suppress(sqlite3.Error):  # in use elsewhere, or no room: its pages stay in the file
+            connection.execute("VACUUM")
 
 
 def refresh(connection: sqlite3.Connection, is_over: Callable[[], bool] = lambda: False) -> None:
@@ -145,9 +156,11 @@ def _refresh(connection: sqlite3.Connection, is_over: Callable[[], bool]) -> Non
                 continue
             kind, title, settings, state, revision, indexed, place = found
             shown, beside, others = list[str](), list[str](), list[str]()
-            with suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            with suppress(*UNREADABLE):
                 shown, others = spoken(connection, document, kind, state)
-                beside = [text for name in BESIDE if (text := json.loads(settings).get(name))]
+            with suppress(*UNREADABLE):
+                values = json.loads(settings)
+                beside = [text_of(values[name]) for name in BESIDE if values.get(name)]
             connection.execute("DELETE FROM texts WHERE rowid = ?", (place,))
             if indexed != -1 or place is None:  # not only its title is another
                 (place,) = connection.execute("SELECT ifnull(max(place), 0) + 1 FROM documents").fetchone()

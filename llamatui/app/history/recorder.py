@@ -326,6 +326,7 @@ class Recorder:
         number, title = found[0], columns.pop("title")
         connection.execute(
             f"""UPDATE documents SET title = CASE WHEN named THEN title ELSE ? END, revision = revision + 1,
+            indexed = max(indexed, 0),
             changed = CASE WHEN ? THEN ? ELSE changed END, {", ".join(f"{name} = ?" for name in columns)}
             WHERE id = ?""",
             (title, change.touches, now, *columns.values(), number),

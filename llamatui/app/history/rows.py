@@ -18,6 +18,8 @@ TurnRow = tuple[int, str, str, str | None, bool]
 """parent, role, content, ids as JSON, stopped"""
 Row = TokenRow | TurnRow
 
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading damaged rows may raise."""
 LONGEST_WORD = 30  # characters that are looked through for its beginning: some scripts have no spaces
 
 TABLES = {

@@ -86,7 +86,7 @@ class LlamaApp(App[None]):
         self._errand: Errand | None = None
         self._coming: LoadedModel | None = None  # is ready, and the room is not
         self._watch: Timer | None = None  # while a faster engine is on its way
-        self._wanted = options.document  # of the history, as soon as there is a model
+        self._wanted = options.document, ""  # of the history, as soon as there is a model
         self._reopened: DocumentReady | None = None  # is ready, and the room is not
         self._exit_code = 0
         self._has_begun = False
@@ -224,8 +224,8 @@ class LlamaApp(App[None]):
         self.model = model
         if is_new:
             self._watch_engine()
-        if self._wanted:
-            self.reopen(self._wanted)
+        if self._wanted[0]:
+            self.reopen(*self._wanted)
 
     # What is taken out of the history.
 
@@ -236,7 +236,7 @@ class LlamaApp(App[None]):
             sought: What was found on a branch of it that is not shown.
         """
         model = self.room.model
-        self._wanted = "" if model else uid
+        self._wanted = ("", "") if model else (uid, sought)
         if model is not None:
             self._begin(Reopening(self, self.errands, self.room.NAME, uid, model, self.keeping, sought))
 
@@ -259,7 +259,7 @@ class LlamaApp(App[None]):
             return
         self._reopened, room = None, self.room
         try:
-            await self.keeping.put(room, message.document, is_turned=message.is_turned)
+            await self.keeping.put(room, message.document, message.errand.sought)
         except LlamatuiError as error:
             self._say_error("It cannot be opened", error)
             return

@@ -136,10 +136,10 @@ class Reopening(Errand):
         """`sought`: what was found on a branch that is not shown."""
         super().__init__(app, runner)
         self.kind = kind
-        self._uid, self._model, self._keeping, self._sought = uid, model, keeping, sought
+        self.sought = sought
+        self._uid, self._model, self._keeping = uid, model, keeping
 
     def run(self) -> Message:
-        from llamatui.app.history.branch import turn_to
         from llamatui.app.history.collection import Library
 
         self.tell("reading the history")
@@ -150,8 +150,7 @@ class Reopening(Errand):
         finally:
             library.close()
         document = saved.restore(self._model, self._keeping.known_sha256(self._model))
-        is_turned = bool(self._sought) and turn_to(document.content.tree, self._sought)
-        return DocumentReady(self, document, saved.entry.model, saved.model_sha256, is_turned)
+        return DocumentReady(self, document, saved.entry.model, saved.model_sha256)
 
 
 class Switching(Errand):

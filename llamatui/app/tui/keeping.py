@@ -174,13 +174,13 @@ class Keeping:
 
     async def _turn_to(self, room: "Room", sought: str) -> None:
         """Shows the branch of what is open that has `sought`."""
-        from llamatui.app.history.branch import TURNED, turn_to
+        from llamatui.app.history.branch import turn_to
 
-        if room.busy or room.editing:
-            self._app.notify("Another branch has it: it can be shown when nobody writes here.")
-        elif turn_to(content_of(room).tree, sought):
-            await room.put(content_of(room))
-            self._app.notify(TURNED)
+        if room.busy or room.editing or not turn_to(content_of(room).tree, sought):
+            self._app.notify("It stands on another branch.")
+            return
+        await room.put(content_of(room))
+        self._app.notify("Another branch is shown, as it has what was looked for. Undo goes back.")
 
     # The shelf.
 
@@ -227,8 +227,8 @@ class Keeping:
         await self._show(room, left)
         return True
 
-    async def put(self, room: "Room", document: "Document", *, is_turned: bool = False) -> None:
-        """Shows what was taken out of the history, and says so where that is another branch than before.
+    async def put(self, room: "Room", document: "Document", sought: str = "") -> None:
+        """Shows what was taken out of the history, on the branch that has `sought`.
 
         Raises:
             ModelError: A chat, and the model that was opened meanwhile has no chat format.
@@ -241,10 +241,8 @@ class Keeping:
         document.content = content
         self._shelves[room] = Shelf(document)
         await self._show(room, shelf.document)
-        if is_turned:
-            from llamatui.app.history.branch import TURNED
-
-            self._app.notify(TURNED)
+        if sought:  # now that drafts are back with what they belong to
+            await self._turn_to(room, sought)
 
     async def _show(self, room: "Room", left: "Document") -> None:
         """Brings the room to its document. What was typed beside a blank page goes along."""

@@ -41,8 +41,6 @@ class DocumentReady(Message):
     model: str
     """Name of the one that it was written with."""
     sha256: str
-    is_turned: bool
-    """Whether another branch is shown than before, for what was looked for."""
 
 
 @dataclass

@@ -28,6 +28,9 @@ def branching(story: Document) -> Story:
         ("home ran", "the hen ran home"),
         ("HOM", "the hen ran home"),
         ("hen fär zebra", "the hen ran far"),
+        ('"ran home"', "the hen ran home"),
+        ("(home)?", "the hen ran home"),
+        ("he ome fa", "the hen ran far"),  # words begin so
     ],
 )
 def test_the_branch_with_most_of_the_words_is_shown_and_undo_goes_back(
@@ -39,11 +42,23 @@ def test_the_branch_with_most_of_the_words_is_shown_and_undo_goes_back(
     assert branching.text == "the hen Sät"
 
 
-@pytest.mark.parametrize("sought", ["hen", "sat", "zebra", "", "sat far"])
+@pytest.mark.parametrize("sought", ["hen", "sat", "zebra", "", "ome", "n"])
 def test_where_no_branch_has_more_nothing_changes(sought: str, branching: Story) -> None:
     before = branching.tree.here, len(branching.tree.places)
     assert not turn_to(branching.tree, sought)
     assert (branching.tree.here, len(branching.tree.places)) == before
+
+
+def test_signs_of_a_script_without_spaces_and_signs_alone(branching: Story) -> None:
+    for words, sought in (("大小狗x", "小狗"), ("so?!", "?!"), ("🐉", "🐉")):
+        before = len(branching.path)
+        branching.tree.mark()
+        branching.write(words)
+        branching.tree.mark()
+        branching.tree.cut(before)
+        assert turn_to(branching.tree, sought)
+        assert branching.text.endswith(words)
+        branching.tree.undo()
 
 
 def test_an_empty_tree_stays_so(story: Document) -> None:

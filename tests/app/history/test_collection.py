@@ -219,6 +219,22 @@ def test_memory_note_and_system_prompt_are_found(library: Library) -> None:
     assert library.get("a").words == 2
 
 
+@pytest.mark.parametrize("settings", ["[]", '"x"', "x", '{"note": 5}', '{"note": ["x"], "memory": {}}'])
+def test_settings_that_make_no_sense_do_not_hide_the_text(settings: str, library: Library) -> None:
+    add(library.path, "a", "the hen")
+    open_database(library.path).execute("UPDATE documents SET settings = ?", (settings,))
+    assert found(library, "hen") == ["a"]
+
+
+@pytest.mark.parametrize("state", ["", "{}", "[]", '{"end": "x"}'])
+def test_a_title_of_a_damaged_text_stays(state: str, library: Library) -> None:
+    add(library.path, "a", "the hen")
+    library.rename("a", "mine")
+    open_database(library.path).execute("UPDATE documents SET state = ?", (state,))
+    library.rename("a", "")
+    assert library.get("a").title == "mine"
+
+
 def test_the_order_is_by_time_whatever_was_renamed_and_pinned_ones_come_first(library: Library) -> None:
     for i, uid in enumerate("abc"):
         add(library.path, uid, "hen", at=i)

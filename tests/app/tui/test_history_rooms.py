@@ -357,6 +357,29 @@ async def test_an_answer_that_is_found_on_another_branch_is_shown(kept, ask, say
         await wait_until(lambda: said(room) == ["hi", "Grün"])
 
 
+async def test_what_was_typed_stays_with_the_branch_it_was_typed_for(kept, ask, say, tell, wait_until):
+    async with kept("chat") as (room, pilot):
+        say("green")
+        await ask(room, pilot, "hi")
+        say("red")
+        room.edit(room.conversation.tree.path[0])
+        await pilot.press("end", *" zebra", "enter")
+        await wait_until(lambda: not room.busy and said(room) == ["hi zebra", "red"])
+        room.edit(room.conversation.tree.path[0])
+        await pilot.press("end", *" and more", "escape")
+        await pilot.press("ctrl+n")
+        say("other")
+        await ask(room, pilot, "ho")
+        await pilot.press("ctrl+l")
+        await wait_until(lambda: isinstance(pilot.app.screen, HistoryDrawer))
+        await pilot.press(*"green", "enter")
+        await wait_until(lambda: said(room) == ["hi", "green"])
+        assert room.draft().edits == ()
+        await room.action_undo()
+        assert said(room) == ["hi zebra", "red"]
+        assert room.draft().edits == ((0, "hi zebra and more"),)
+
+
 async def test_a_busy_room_is_stopped_first(kept, tell, say, wait_until):
     async with kept("story", context=512) as (room, pilot):
         await tell(room, pilot, "1", " He ran.")
