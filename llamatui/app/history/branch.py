@@ -38,7 +38,7 @@ def turn_to(tree: Tree[Any], sought: str) -> bool:
 def spelled(text: str) -> str:
     """The words of a text as the index compares them, without case and accents; then what stands there."""
     plain = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text.casefold()))
-    words = re.sub(r"[\W_]+", " ", to_index(plain)).strip()
+    words = re.sub(r"[\W_]+", " ", to_index(unicodedata.normalize("NFC", plain))).strip()
     return f" {words} {text}"
 
 

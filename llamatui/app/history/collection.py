@@ -89,9 +89,8 @@ class Library:
     def search(self, text: str, kind: Kind | None = None, limit: int = 50) -> "Sequence[Hit]":
         """Documents that have all words of `text`, or words that begin so, on any branch.
 
-        Pinned ones come first, then what changed last; of more than `limit`, the last that changed.
-        A text of signs alone, without a word, is looked for
-        as it stands.
+        Pinned ones come first, then what changed last; of more than `limit`, the last that changed. A text of
+        signs alone, without a word, is looked for as it stands.
         """
         with self._open() as connection:
             if connection is None or not text.strip():

@@ -50,7 +50,7 @@ def test_where_no_branch_has_more_nothing_changes(sought: str, branching: Story)
 
 
 def test_signs_of_a_script_without_spaces_and_signs_alone(branching: Story) -> None:
-    for words, sought in (("大小狗x", "小狗"), ("so?!", "?!"), ("🐉", "🐉")):
+    for words, sought in (("大小狗x", "小狗"), ("큰강아지", "강아지"), ("so?!", "?!"), ("🐉", "🐉")):
         before = len(branching.path)
         branching.tree.mark()
         branching.write(words)
