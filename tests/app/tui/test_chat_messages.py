@@ -288,3 +288,13 @@ async def test_a_message_to_edit_is_safe_for_the_terminal(open_room, ask, say):
         await pilot.press("enter")
         await pilot.pause()
         assert said(room)[1] == "a\x1b[31mb"
+
+
+async def test_a_changed_message_is_kept_though_it_begins_with_a_slash(open_room, ask, say):
+    say("yes")
+    async with open_room("chat") as (room, pilot):
+        await ask(room, pilot, "hi")
+        room.edit(room.conversation.tree.path[0])
+        room.composer.put("")
+        await pilot.press(*"/usr is full")
+        assert room.draft().edits == ((0, "/usr is full"),)
