@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 
 from llamatui.app.conversation import Conversation
+from llamatui.app.history import recorder as recorder_module
+from llamatui.app.history.recorder import Recorder
 from llamatui.app.history.snapshot import Document
 from llamatui.app.model import LoadedModel, load_model
 from llamatui.app.sampling import Sampling
 from llamatui.app.story import Story
 from llamatui.backends.checkpoint_writer import write_checkpoint
+from tests.app.history.writing import Told
 from tests.tiny import TINY, random_weights, write_tokenizer_bin
 
 
@@ -45,3 +48,14 @@ def story(model: LoadedModel) -> Document:
 @pytest.fixture
 def chat(model: LoadedModel) -> Document:
     return Document(Conversation(model, "be kind"), Sampling(), "abc")
+
+
+@pytest.fixture
+def told() -> Told:
+    return []
+
+
+@pytest.fixture
+def recorder(path: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    monkeypatch.setattr(recorder_module, "RETRY", 0.01)
+    return Recorder(path, told.append, interval=0)
